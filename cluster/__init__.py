@@ -1,0 +1,1 @@
+"""Getting a search onto a Ray cluster: submit, follow, stop."""

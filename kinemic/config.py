@@ -1,0 +1,399 @@
+"""Every configuration of the method, as frozen pydantic models; no torch in here, so that reading a file is instant."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kinemic.errors import ConfigError
+
+
+class Frozen(BaseModel):
+    """Base of every configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# --- data -------------------------------------------------------------------------------------------------------
+
+
+class IdList(Frozen):
+    """A list of clip ids in a file: a text file of one id a line, or a JSON file with a dotted ``key``."""
+
+    file: Path
+    key: str | None = None
+
+
+class CorpusReader(Frozen):
+    """A corpus that ``kinemic data prepare`` has packed."""
+
+    format: Literal["corpus"] = "corpus"
+    path: Path
+
+
+class HumanML3DReader(Frozen):
+    """A HumanML3D folder: ``new_joint_vecs/``, ``texts/``, split lists, ``Mean.npy`` and ``Std.npy``."""
+
+    format: Literal["humanml3d"] = "humanml3d"
+    path: Path
+    split: str | None = "train"  # name of the list file without .txt; None takes every clip
+
+
+class NTUReader(Frozen):
+    """An NTU-VIBE folder as the KineMIC authors publish it; the subject is the P number of the file name."""
+
+    format: Literal["ntu"] = "ntu"
+    path: Path
+    shots: str = "S0000"  # folder under splits/fewshot
+    task: str = "xsub"
+
+
+class JointsReader(Frozen):
+    """Plain joint files: npz sets (``rel``, ``root``, ``start``, ``ids``) and one JSON line a clip."""
+
+    format: Literal["joints"] = "joints"
+    path: Path
+    files: tuple[str, ...]
+    clips: str = "clips.jsonl"
+    ids: IdList | None = None  # None takes every clip of the files
+
+
+class GeneratedReader(Frozen):
+    """The embedded generated corpus: a parametric kinematic generator, no recordings."""
+
+    format: Literal["generated"] = "generated"
+    part: Literal["source", "target"] = "source"
+    seed: int = 0
+    clips: int = Field(600, ge=1)  # clips in all (source) or clips a class (target)
+
+
+Reader = Annotated[
+    Union[CorpusReader, HumanML3DReader, NTUReader, JointsReader, GeneratedReader], Field(discriminator="format")
+]
+
+
+class SplitConfig(Frozen):
+    """Which target clips are the few shots (train) and which score a trial (dev); the test split has no place here.
+
+    Either by drawing (``shots`` clips a class of ``train_subjects``, all clips of ``dev_subjects``) or by lists.
+    """
+
+    classes: tuple[str, ...] | None = None  # None: every class of the target corpus
+    shots: int = Field(10, ge=1)
+    seed: int = 0
+    train_subjects: tuple[str, ...] | None = None
+    dev_subjects: tuple[str, ...] | None = None
+    train: IdList | None = None
+    dev: IdList | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SplitConfig:
+        if self.train is not None and self.train_subjects is not None:
+            raise ValueError("give train (a list of ids) or train_subjects (to draw shots from), not both")
+        shared = set(self.train_subjects or ()) & set(self.dev_subjects or ())
+        if shared:
+            raise ValueError(f"subjects {sorted(shared)} are in train and in dev; a dev subject must be unseen")
+        return self
+
+
+class DataConfig(Frozen):
+    """The source corpus, the target corpus and the target's few-shot split."""
+
+    source: Reader
+    target: Reader
+    split: SplitConfig = SplitConfig()
+
+
+# --- text and prior ---------------------------------------------------------------------------------------------
+
+
+class TfidfConfig(Frozen):
+    """The embedded caption encoder: TF-IDF + SVD fitted on the source captions, nothing downloaded."""
+
+    encoder: Literal["tfidf"] = "tfidf"
+    dim: int = Field(64, ge=2)
+
+
+class OpenClipConfig(Frozen):
+    """A CLIP text tower of open_clip: architecture name, and a pretrained tag or a local file of weights."""
+
+    encoder: Literal["open_clip"] = "open_clip"
+    architecture: str = "ViT-B-32"
+    pretrained: str = "openai"
+    batch_size: int = Field(256, ge=1)
+
+
+TextConfig = Annotated[Union[TfidfConfig, OpenClipConfig], Field(discriminator="encoder")]
+
+
+class ModelConfig(Frozen):
+    """Sizes of the motion diffusion model; the defaults are the public ``humanml_enc_512_50steps``."""
+
+    width: int = Field(512, ge=8)
+    layers: int = Field(8, ge=1)
+    heads: int = Field(4, ge=1)
+    ff: int = Field(1024, ge=8)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    text_dim: int = Field(512, ge=1)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ModelConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}: attention splits it evenly")
+        return self
+
+
+Precision = Literal["fp32", "bf16"]
+
+
+class PretrainConfig(Frozen):
+    """How a prior is trained from the source corpus; ``model.text_dim`` follows the text encoder."""
+
+    model: ModelConfig = ModelConfig()
+    diffusion_steps: int = Field(50, ge=2)
+    steps: int = Field(10_000, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    condition_dropout: float = Field(0.1, ge=0, le=1)
+    max_frames: int = Field(196, ge=16, le=196)
+    seed: int = 0
+    checkpoint_every: int = Field(1000, ge=1)
+    precision: Precision = "fp32"
+
+
+class PriorConfig(Frozen):
+    """Where the prior comes from: a checkpoint file, or a recipe to pretrain one (then kept and reused)."""
+
+    path: Path | None = None
+    pretrain: PretrainConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PriorConfig:
+        if (self.path is None) == (self.pretrain is None):
+            raise ValueError("give exactly one of path (a checkpoint) and pretrain (a recipe)")
+        return self
+
+
+# --- one trial --------------------------------------------------------------------------------------------------
+
+
+class MiningConfig(Frozen):
+    """Soft positives (METHOD section 2)."""
+
+    top_k: int = Field(250, ge=1)
+    threshold: float = Field(0.0, ge=0, lt=1)  # quantile of the class's own similarity distribution; 0 is off
+    min_pool: int = Field(4, ge=1)
+
+
+class LoraConfig(Frozen):
+    """Low-rank adapters of the target stream."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class LossConfig(Frozen):
+    """Weights of the loss terms (METHOD section 4); a weight of 0 skips the term's work."""
+
+    rec: float = Field(1.0, ge=0)
+    contrastive: float = Field(1.0, ge=0)
+    window_rec: float = Field(1.0, ge=0)
+    window_distill: float = Field(0.0, ge=0)
+    dynamic_window_weighting: bool = True
+    temperature: float = Field(0.07, gt=0)  # initial; learned, clamped as in CLIP
+    bank_size: int = Field(60, ge=0)
+
+    @property
+    def mines(self) -> bool:
+        """Whether any term looks at mined source clips."""
+        return self.contrastive > 0 or self.window_rec > 0 or self.window_distill > 0
+
+
+class AdaptConfig(Frozen):
+    """Fine-tuning of the two streams; ``rungs`` are the step counts at which a trial is scored, the last is its budget."""
+
+    rungs: tuple[int, ...] = (2500, 5000, 10_000)
+    batch_size: int = Field(30, ge=1)
+    learning_rate: float = Field(2e-5, gt=0)
+    weight_decay: float = Field(1e-5, ge=0)
+    grad_clip: float = Field(1.0, gt=0)
+    diffusion_steps: int = Field(50, ge=2)
+    condition_dropout: float = Field(0.1, ge=0, le=1)
+    precision: Precision = "fp32"
+    lora: LoraConfig = LoraConfig()
+
+    @model_validator(mode="after")
+    def _rungs_rise(self) -> AdaptConfig:
+        if not self.rungs or self.rungs[0] < 1 or any(b <= a for a, b in zip(self.rungs, self.rungs[1:], strict=False)):
+            raise ValueError(f"rungs must be rising step counts of at least 1, got {list(self.rungs)}")
+        return self
+
+
+class SynthesisConfig(Frozen):
+    """Generating clips with classifier-free guidance; fewer sampling steps than diffusion steps means respacing."""
+
+    clips_per_class: int = Field(20, ge=0)
+    guidance: float = Field(2.5, ge=0)
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    sampling_steps: int = Field(50, ge=1)  # clamped to adapt.diffusion_steps
+    batch_size: int = Field(64, ge=1)
+
+
+JudgeProfile = Literal["published", "small", "demo"]
+
+
+class JudgeConfig(Frozen):
+    """The classifier that scores; never searched, because tuning the judge is not tuning the generator."""
+
+    profile: JudgeProfile = "small"
+    augment: bool = False  # classical augmentation (METHOD section 7), the same for every row of a table
+
+
+class TrialConfig(Frozen):
+    """Everything that one trial does, but for its data and its seeds."""
+
+    mining: MiningConfig = MiningConfig()
+    adapt: AdaptConfig = AdaptConfig()
+    loss: LossConfig = LossConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
+    judge: JudgeConfig = JudgeConfig()
+
+
+class TrialSeeds(Frozen):
+    """The seeds of one trial: one adaptation and synthesis, scored by the judge once per judge seed."""
+
+    adaptation: int = 0
+    generation: int = 0
+    judge: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping. Raises ConfigError where the file is missing, is not YAML, or is not a mapping."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings at the top, got {type(data).__name__}")
+    return data
+
+
+def parse(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
+    """Validate ``data`` as ``model``; ``where`` (a file name) starts the message.
+
+    Raises ConfigError with one line: the key's path in the file, what came, what was expected, the nearest known key.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_problem(model, error)}") from error
+
+
+def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of ``data`` with ``path=value`` settings applied; values are YAML. Raises ConfigError."""
+    result = _deep_copy(data)
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set {setting}: expected path=value, for example budget.trials=4")
+        *parents, leaf = path.split(".")
+        node = result
+        for part in parents:
+            child = node.setdefault(part, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"--set {setting}: {part} is a value, not a group; it has no key {leaf}")
+            node = child
+        try:
+            node[leaf] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
+    return result
+
+
+def with_values(config: TrialConfig, values: Mapping[str, Any], where: str = "trial") -> TrialConfig:
+    """Return ``config`` with dotted paths replaced, validated again. Raises ConfigError for a path that doesn't exist."""
+    data = config.model_dump()
+    for path, value in values.items():
+        field_of(TrialConfig, path)
+        *parents, leaf = path.split(".")
+        node = data
+        for part in parents:
+            node = node[part]
+        node[leaf] = value
+    return parse(TrialConfig, data, where)
+
+
+def field_of(model: type[BaseModel], path: str) -> Any:
+    """Return the annotation of a dotted path's leaf. Raises ConfigError naming the nearest known path."""
+    known = leaf_paths(model)
+    if path not in known:
+        raise ConfigError(f"no setting {path!r}{_nearest(path, list(known))}")
+    return known[path]
+
+
+def leaf_paths(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Return every dotted path of a configuration that holds a value, with its annotation."""
+    paths: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            paths |= leaf_paths(kind, f"{prefix}{name}.")
+        else:
+            paths[prefix + name] = kind
+    return paths
+
+
+def _deep_copy(node: Any) -> Any:
+    return {k: _deep_copy(v) for k, v in node.items()} if isinstance(node, dict) else node
+
+
+def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
+    problems = error.errors()
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    keys = [str(part) for part in problem["loc"]]
+    path = ".".join(keys) or "the file"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {path!r}{_nearest(keys[-1], _known_keys(model, problem['loc'][:-1]))}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "missing":
+        return f"{path} is missing; it has no default"
+    shown = repr(problem["input"])
+    return f"{path}: {message}" + (f", got {shown}" if len(shown) < 80 and problem["type"] != "value_error" else "")
+
+
+def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Keys known at a location; union tags (the discriminator's value) name the member to go into."""
+    candidates: list[type[BaseModel]] = [model]
+    for part in location:
+        fields = [c.model_fields[part].annotation for c in candidates if part in c.model_fields]
+        found = [m for annotation in fields for m in _models_in(annotation)]
+        tagged = [c for c in candidates if any(part == f.default for f in c.model_fields.values())]
+        candidates = found or tagged or candidates
+    return sorted({key for c in candidates for key in c.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for argument in typing.get_args(annotation) for m in _models_in(argument)]
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known here: {', '.join(known)}" if known else ""

@@ -1,0 +1,1 @@
+"""Corpora: the packed format, its readers, the generated corpus, splits and checks."""

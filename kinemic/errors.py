@@ -1,0 +1,27 @@
+"""The errors that a user can cause, each one line: what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+
+class KinemicError(Exception):
+    """Base of every error that the CLI shows as one line with exit code 2."""
+
+
+class ConfigError(KinemicError):
+    """A configuration that can't be used: an unknown key, a wrong type, an impossible combination."""
+
+
+class DataError(KinemicError):
+    """Input data that can't be used: missing, corrupt, of the wrong shape, or not finite."""
+
+
+class FirewallError(DataError):
+    """Clips that a trial must never see were given to it (METHOD section 6)."""
+
+
+class CheckpointError(KinemicError):
+    """A checkpoint that is damaged or does not fit; the message shows both values side by side."""
+
+
+class DivergedError(KinemicError):
+    """A loss that became NaN or infinite."""

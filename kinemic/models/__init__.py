@@ -1,0 +1,1 @@
+"""The networks: motion diffusion model, LoRA, motion-in-context module, ST-GCN."""

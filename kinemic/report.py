@@ -1,0 +1,71 @@
+"""What a trial is given and what it reports, as plain values that travel between processes; no torch in here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TrialInputs:
+    """Where a trial finds its inputs. The test split has no field here (METHOD section 6)."""
+
+    source: Path  # packed source corpus
+    trial_data: Path  # packed target clips of train and dev alone
+    prior: Path  # prior checkpoint
+    encoder: Path  # folder of a saved text encoder
+    cache: Path  # folder of cached caption embeddings
+
+
+@dataclass(frozen=True)
+class RungReport:
+    """One scored rung of a trial: budget in steps, dev accuracy (0..1) per judge seed, losses, seconds by stage."""
+
+    rung: int
+    steps: int
+    total_steps: int
+    accuracies: tuple[float, ...]
+    losses: dict[str, float]
+    seconds: dict[str, float]
+    pool_sizes: tuple[int, ...]
+    pool_fallbacks: int
+    device: str
+    peak_memory_mb: float
+
+    @property
+    def dev_accuracy(self) -> float:
+        """Mean dev accuracy over the judge seeds."""
+        return mean(self.accuracies)
+
+    @property
+    def dev_accuracy_se(self) -> float:
+        """Standard error of that mean; 0 with one seed, where nothing is known of it."""
+        return standard_error(self.accuracies)
+
+    def to_json(self) -> str:
+        """Return the report as one JSON object."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> RungReport:
+        """Read a report that ``to_json`` wrote."""
+        data = json.loads(text)
+        data["accuracies"], data["pool_sizes"] = tuple(data["accuracies"]), tuple(data["pool_sizes"])
+        return cls(**data)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the arithmetic mean."""
+    return math.fsum(values) / len(values)
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Return the standard error of the mean (sample deviation, n - 1); 0 for fewer than two values."""
+    n = len(values)
+    if n < 2:
+        return 0.0
+    m = mean(values)
+    return math.sqrt(math.fsum((v - m) ** 2 for v in values) / (n - 1) / n)
