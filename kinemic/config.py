@@ -274,6 +274,16 @@ class TrialSeeds(Frozen):
     judge: tuple[int, ...] = Field((0, 1, 2), min_length=1)
 
 
+class ExperimentConfig(Frozen):
+    """What is worked on: data, text encoder, prior, trial defaults and seeds; a search file adds its own groups to these."""
+
+    data: DataConfig
+    text: TextConfig = TfidfConfig()
+    prior: PriorConfig
+    trial: TrialConfig = TrialConfig()
+    seeds: TrialSeeds = TrialSeeds()
+
+
 # --- reading ----------------------------------------------------------------------------------------------------
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -301,6 +311,19 @@ def parse(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         return model.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_problem(model, error)}") from error
+
+
+def load_experiment(path: Path, settings: Sequence[str] = ()) -> ExperimentConfig:
+    """Read the groups of a YAML file that describe an experiment; a search's own top-level groups are left alone.
+
+    Raises ConfigError as ``parse`` does, also for a top-level key that looks like a misspelt group.
+    """
+    data = override(load_yaml(path), settings)
+    known = set(ExperimentConfig.model_fields)
+    for key in data.keys() - known:
+        if difflib.get_close_matches(key, known, n=1, cutoff=0.8):
+            raise ConfigError(f"{path}: unknown key {key!r}{_nearest(key, sorted(known))}")
+    return parse(ExperimentConfig, {key: value for key, value in data.items() if key in known}, str(path))
 
 
 def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:

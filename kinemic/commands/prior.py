@@ -1,0 +1,71 @@
+"""``kinemic pretrain`` and ``kinemic prior``: making, importing and describing priors."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+
+from kinemic.commands.options import experiment_options
+from kinemic.config import load_experiment
+from kinemic.console import console, progress_bars
+from kinemic.errors import ConfigError
+from kinemic.files import replacing
+
+
+@click.command()
+@experiment_options
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Prior checkpoint to write (.safetensors).")
+def pretrain(file: Path, settings: tuple[str, ...], runs: Path, device: str | None, out: Path) -> None:
+    """Train a text-to-motion prior on the source corpus of FILE by its recipe prior.pretrain.
+
+    Interrupted with Ctrl-C it keeps its last checkpoint; the same command goes on from there.
+    """
+    from kinemic.data.prepare import prepare
+    from kinemic.device import resolve_device
+    from kinemic.inputs import prepare_encoder, prepare_prior
+
+    experiment = load_experiment(file, settings)
+    if experiment.prior.pretrain is None:
+        raise ConfigError(f"{file}: prior.path names a finished prior; give prior.pretrain, a recipe, to train one")
+    device = resolve_device(device)
+    with progress_bars() as progress:
+        source = prepare(experiment.data.source, runs / "cache" / "corpora", progress)
+        encoder, _ = prepare_encoder(experiment.text, source, runs / "cache", device)
+        path = prepare_prior(experiment.prior, source, encoder, runs / "cache", device, progress)
+    with replacing(out) as temporary:
+        shutil.copyfile(path, temporary)
+    console.print(f"wrote {out}")
+
+
+@click.group()
+def prior() -> None:
+    """Import public priors and describe checkpoints."""
+
+
+@prior.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Prior checkpoint to write (.safetensors).")
+@click.option("--args", "args_json", type=click.Path(path_type=Path), default=None, help="args.json.  [default: beside FILE]")
+@click.option(
+    "--statistics", type=click.Path(path_type=Path), required=True, help="Folder with the Mean.npy and Std.npy it was trained with."
+)
+@click.option("--encoder", default="open_clip-ViT-B-32-openai", show_default=True, help="Id of the text encoder it was trained with.")
+def import_(file: Path, out: Path, args_json: Path | None, statistics: Path, encoder: str) -> None:
+    """Turn a public MDM checkpoint FILE (.pt with args.json) into a prior; weights only, CLIP weights inside are ignored."""
+    from kinemic.prior import import_public, save_prior
+
+    save_prior(import_public(file, args_json or file.parent / "args.json", statistics, encoder), out)
+    console.print(f"wrote {out}")
+
+
+@prior.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def show(file: Path) -> None:
+    """Describe a checkpoint FILE: sizes, steps, text encoder, seed, version."""
+    from kinemic import checkpoint
+
+    tensors, meta = checkpoint.load(file)
+    console.print_json(data=meta)
+    console.print(f"{len(tensors)} tensors, {sum(t.numel() for t in tensors.values()):,} numbers")

@@ -1,0 +1,29 @@
+"""Which device work runs on, and what it used there."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+
+from kinemic.errors import ConfigError
+
+
+def resolve_device(name: str | None = None) -> str:
+    """Return ``name``, or ``cuda:0`` where there is one and ``cpu`` elsewhere. Raises ConfigError for an absent device."""
+    if name is None:
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} is not usable here ({str(error).splitlines()[0]}); use cpu") from error
+    return name
+
+
+def peak_memory_mb(device: str) -> float:
+    """Return the peak memory in MB: of the CUDA device since the last reset, else of this process."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # Linux counts in kB, macOS in bytes

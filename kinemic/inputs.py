@@ -1,0 +1,88 @@
+"""From an experiment's file to the inputs of its trials: packed corpora, fitted encoder, prior; each made once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from kinemic.clips import ClipSet
+from kinemic.config import ExperimentConfig, PretrainConfig, PriorConfig, TextConfig
+from kinemic.data.corpus import Corpus
+from kinemic.data.prepare import prepare
+from kinemic.data.splits import load_trial_data, make_trial_data
+from kinemic.errors import DataError
+from kinemic.pretrain import pretrain
+from kinemic.prior import load_prior
+from kinemic.progress import ProgressCallback, silent
+from kinemic.report import TrialInputs
+from kinemic.text import CachedEncoder, TextEncoder, build_encoder, load_encoder, save_encoder
+
+
+def prepare_inputs(
+    experiment: ExperimentConfig, root: Path, device: str = "cpu", progress: ProgressCallback = silent
+) -> TrialInputs:
+    """Prepare everything that a trial reads, below the cache folder ``root``; what is already there is reused.
+
+    Raises ConfigError, DataError or CheckpointError before any trial starts.
+    """
+    source = prepare(experiment.data.source, root / "corpora", progress)
+    target = prepare(experiment.data.target, root / "corpora", progress)
+    trial_data = root / "trial-data" / _key(target.content_hash, experiment.data.split.model_dump(mode="json"))
+    if not trial_data.exists():
+        make_trial_data(target, experiment.data.split, trial_data)
+    load_trial_data(trial_data)
+    encoder, encoder_folder = prepare_encoder(experiment.text, source, root, device)
+    check_captions(encoder, source, Corpus.open(trial_data))
+    prior = prepare_prior(experiment.prior, source, encoder, root, device, progress)
+    return TrialInputs(source.path, trial_data, prior, encoder_folder, root / "captions")
+
+
+def prepare_prior(
+    prior: PriorConfig, source: Corpus, encoder: TextEncoder, root: Path, device: str, progress: ProgressCallback
+) -> Path:
+    """Return the prior's checkpoint: the given file, checked, or one pretrained by the recipe and kept."""
+    if prior.path is not None:
+        load_prior(prior.path, encoder_id=encoder.id)
+        return prior.path
+    assert prior.pretrain is not None
+    recipe = fit_text_dim(prior.pretrain, encoder)
+    key = _key(source.content_hash, encoder.id, recipe.model_dump(mode="json", exclude={"checkpoint_every"}))
+    path = root / "priors" / f"{key}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pretrain(source_clips(source, encoder, recipe.max_frames), recipe, path, encoder.id, device, progress)
+    return path
+
+
+def fit_text_dim(recipe: PretrainConfig, encoder: TextEncoder) -> PretrainConfig:
+    """Return the recipe with the text width that the encoder has."""
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"text_dim": encoder.dim})})
+
+
+def source_clips(source: Corpus, encoder: TextEncoder, max_frames: int) -> ClipSet:
+    """Return all clips of a source corpus, normalised by its statistics, with their caption embeddings."""
+    return ClipSet.build(source, range(len(source)), source.statistics, encoder, max_frames)
+
+
+def check_captions(encoder: TextEncoder, source: Corpus, target: Corpus) -> None:
+    """Embed every caption once, so that one that can't be embedded is an error now, not inside a trial."""
+    without = [name for name, captions in zip(source.names, source.captions, strict=True) if not captions]
+    if without:
+        raise DataError(f"{source.path}: {len(without)} source clips have no caption, first {without[0]}; caption or drop them")
+    encoder.encode(sorted({c for captions in (*source.captions, *target.class_captions) for c in captions}))
+
+
+def prepare_encoder(config: TextConfig, source: Corpus, root: Path, device: str) -> tuple[TextEncoder, Path]:
+    """Return the text encoder, with its disk cache, and the folder that it is saved in; fitted where it needs fitting."""
+    fitted_on = source.content_hash if config.encoder == "tfidf" else ""  # CLIP does not depend on the corpus
+    folder = root / "encoders" / _key(fitted_on, config.model_dump(mode="json"))
+    if not folder.exists():
+        captions = [c for captions in source.captions for c in captions]
+        save_encoder(build_encoder(config, captions, device), config, folder)
+    return CachedEncoder(load_encoder(folder, device), root / "captions"), folder
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=10).hexdigest()
