@@ -1,4 +1,4 @@
-"""What every test shares: where the golden numbers and the real recordings lie, and what was not checked without them."""
+"""What every test shares: where golden numbers and real recordings lie, and what was not checked without them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def recordings() -> Path:
     return RECORDINGS
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly that nothing was compared with the published numbers, when that is so."""
     if not GOLDEN.is_dir():
