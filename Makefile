@@ -1,0 +1,36 @@
+# Each target sets itself up: one .venv, made again when pyproject.toml changes. On a bare machine it needs python3 and pip.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+# A fresh name each time: a finished search is never overwritten.
+DEMO ?= demo-$(shell date +%m%d-%H%M%S)
+
+.PHONY: demo test parity lint bench golden-folder
+
+demo: $(READY)
+	$(BIN)/kinemic search run examples/demo.yaml --set name=$(DEMO)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+# KINEMIC_GOLDEN=DIR make parity checks any folder of the golden form.
+parity: golden-folder $(READY)
+	$(BIN)/python -m pytest tests/parity
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+golden-folder:
+	@test -d "$${KINEMIC_GOLDEN:-../shared/golden}" || { \
+	  echo "parity NOT checked: $${KINEMIC_GOLDEN:-../shared/golden} is not a folder; set KINEMIC_GOLDEN" >&2; exit 2; }
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
