@@ -92,13 +92,6 @@ def per_class_accuracy(confusion_CC: Array) -> Floats:
     return np.where(total > 0, np.diagonal(confusion_CC) / np.maximum(total, 1.0), np.nan)
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and its standard error (sample deviation / sqrt n); the error is NaN for a single value."""
-    array = np.asarray(values, np.float64)
-    error = array.std(ddof=1) / math.sqrt(len(array)) if len(array) > 1 else math.nan
-    return float(array.mean()), float(error)
-
-
 def _covariance_root(features: Floats) -> Floats:
     """Symmetric square root of the unbiased covariance, from the singular values of the centred features."""
     centred = features - features.mean(axis=0)

@@ -86,10 +86,3 @@ def test_confusion_has_true_classes_as_rows():
     recalled = metrics.per_class_accuracy(confusion)
     assert recalled[:2].tolist() == [0.5, 1.0]
     assert math.isnan(recalled[2])
-
-
-def test_standard_error_is_of_the_mean():
-    mean, error = metrics.mean_and_error([0.5, 0.7, 0.9])
-    assert mean == pytest.approx(0.7)
-    assert error == pytest.approx(0.2 / math.sqrt(3))
-    assert math.isnan(metrics.mean_and_error([0.5])[1])
