@@ -81,11 +81,12 @@ Reader = Annotated[
 class SplitConfig(Frozen):
     """Which target clips are the few shots (train) and which score a trial (dev); the test split has no place here.
 
-    Either by drawing (``shots`` clips a class of ``train_subjects``, all clips of ``dev_subjects``) or by lists.
+    Either by drawing (``shots`` clips a class of ``train_subjects``, all clips of ``dev_subjects``) or by lists; with a
+    ``train`` list and ``shots``, the shots are drawn from the list.
     """
 
     classes: tuple[str, ...] | None = None  # None: every class of the target corpus
-    shots: int = Field(10, ge=1)
+    shots: int | None = Field(None, ge=1)  # clips a class; None: 10 when drawing, all of a train list
     seed: int = 0
     train_subjects: tuple[str, ...] | None = None
     dev_subjects: tuple[str, ...] | None = None
