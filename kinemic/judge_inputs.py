@@ -45,7 +45,7 @@ def _resampled(joints: list[Floats], frames: int) -> Floats:
     lengths_N1 = np.array([[len(j)] for j in joints])
     first_N1 = np.cumsum(lengths_N1, axis=0) - lengths_N1
     times_NT = np.linspace(0.0, 1.0, frames) * (lengths_N1 - 1)
-    low_NT = np.minimum(times_NT.astype(np.int64), np.maximum(lengths_N1 - 2, 0))
+    low_NT = times_NT.astype(np.int64)
     high_NT = np.minimum(low_NT + 1, lengths_N1 - 1)
     share = (times_NT - low_NT)[..., None, None].astype(np.float32)
     packed = np.concatenate(joints)
