@@ -42,7 +42,8 @@ def write_artifacts(
         write_text(folder / "pools.json", json.dumps(rows, indent=1))
     confusion = np.sum([v.confusion for v in verdicts], axis=0)
     write_text(
-        folder / "confusion.json", json.dumps({"classes": corpus.classes, "rows_are_truth": confusion.tolist()}, indent=1)
+        folder / "confusion.json",
+        json.dumps({"classes": corpus.classes, "rows_are_truth": confusion.tolist()}, indent=1),
     )
     with replacing(folder / "confusion.png") as path:
         confusion_figure(confusion, corpus.classes).savefig(path, dpi=100, format="png")
@@ -88,5 +89,7 @@ def confusion_figure(confusion_CC: np.ndarray, classes: tuple[str, ...]) -> Figu
     axes.set_ylabel("truth (dev)")
     for (row, column), value in np.ndenumerate(share):
         if value >= 0.005:
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if value > 0.5 else "k")
+            axes.text(
+                column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if value > 0.5 else "k"
+            )
     return figure

@@ -41,7 +41,10 @@ class GeneratorBundle:
     def save(self, path: Path) -> None:
         """Write the bundle atomically as safetensors."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {"statistics.mean": torch.as_tensor(self.statistics.mean), "statistics.std": torch.as_tensor(self.statistics.std)}
+        tensors |= {
+            "statistics.mean": torch.as_tensor(self.statistics.mean),
+            "statistics.std": torch.as_tensor(self.statistics.std),
+        }
         tensors |= {f"text.{c}": text for c, text in enumerate(self.text)}
         meta = {
             "kind": KIND,

@@ -17,7 +17,7 @@ from kinemic.pretrain import pretrain
 from kinemic.prior import load_prior
 from kinemic.progress import ProgressCallback, silent
 from kinemic.report import TrialInputs
-from kinemic.text import CachedEncoder, TextEncoder, build_encoder, load_encoder, save_encoder
+from kinemic.text import CachedEncoder, embed, TextEncoder, build_encoder, load_encoder, save_encoder
 
 
 def prepare_inputs(
@@ -27,8 +27,8 @@ def prepare_inputs(
 
     Raises ConfigError, DataError or CheckpointError before any trial starts.
     """
-    source = prepare(experiment.data.source, root / "corpora", progress)
-    target = prepare(experiment.data.target, root / "corpora", progress)
+    source = prepare(experiment.data.source, root / "corpora", progress, role="source")
+    target = prepare(experiment.data.target, root / "corpora", progress, role="target")
     trial_data = root / "trial-data" / _key(target.content_hash, experiment.data.split.model_dump(mode="json"))
     if not trial_data.exists():
         make_trial_data(target, experiment.data.split, trial_data)
@@ -63,14 +63,17 @@ def fit_text_dim(recipe: PretrainConfig, encoder: TextEncoder) -> PretrainConfig
 
 def source_clips(source: Corpus, encoder: TextEncoder, max_frames: int) -> ClipSet:
     """Return all clips of a source corpus, normalised by its statistics, with their caption embeddings."""
-    return ClipSet.build(source, range(len(source)), source.statistics, encoder, max_frames)
+    captions = [c for clip in source.captions for c in clip]
+    return ClipSet.build(source, source.statistics, embed(encoder, captions), max_frames=max_frames)
 
 
 def check_captions(encoder: TextEncoder, source: Corpus, target: Corpus) -> None:
     """Embed every caption once, so that one that can't be embedded is an error now, not inside a trial."""
     without = [name for name, captions in zip(source.names, source.captions, strict=True) if not captions]
     if without:
-        raise DataError(f"{source.path}: {len(without)} source clips have no caption, first {without[0]}; caption or drop them")
+        raise DataError(
+            f"{source.path}: {len(without)} source clips have no caption, first {without[0]}; caption or drop them"
+        )
     encoder.encode(sorted({c for captions in (*source.captions, *target.class_captions) for c in captions}))
 
 

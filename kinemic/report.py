@@ -34,6 +34,7 @@ class RungReport:
     pool_fallbacks: int
     device: str
     peak_memory_mb: float
+    warnings: tuple[str, ...] = ()  # settings that were clamped or ignored, pools that fell back
 
     @property
     def dev_accuracy(self) -> float:
@@ -53,8 +54,7 @@ class RungReport:
     def from_json(cls, text: str) -> RungReport:
         """Read a report that ``to_json`` wrote."""
         data = json.loads(text)
-        data["accuracies"], data["pool_sizes"] = tuple(data["accuracies"]), tuple(data["pool_sizes"])
-        return cls(**data)
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
 
 
 def mean(values: Sequence[float]) -> float:

@@ -14,7 +14,7 @@ import torch
 from kinemic.adapt import Adaptation
 from kinemic.artifacts import write_artifacts
 from kinemic.bundle import FILE_NAME, GeneratorBundle
-from kinemic.classify import JudgeReport, judge
+from kinemic.classify import JudgeReport, judge, limit_generated
 from kinemic.clips import ClipSet
 from kinemic.config import MiningConfig, TrialConfig, TrialSeeds
 from kinemic.data.corpus import Corpus
@@ -27,7 +27,7 @@ from kinemic.prior import Prior, load_prior
 from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.report import RungReport, TrialInputs
 from kinemic.synthesis import Synthetic, synthesise
-from kinemic.text import CachedEncoder, TextEncoder, load_encoder
+from kinemic.text import CachedEncoder, TextEncoder, embed, load_encoder
 
 MAX_FRAMES = 196  # longer clips are cropped, as in HumanML3D
 
@@ -146,10 +146,14 @@ def start_adaptation(
 ) -> Adaptation:
     """Return the fine-tuning of the two streams at step 0, holding only the source clips that its pools name."""
     data, statistics = material.data, material.prior.statistics
-    few_shot = ClipSet.build(data.corpus, data.train, statistics, material.encoder, MAX_FRAMES)
+    class_captions = [c for captions in data.corpus.class_captions for c in captions]
+    few_shot = ClipSet.build(
+        data.corpus, statistics, embed(material.encoder, class_captions), data.train, max_frames=MAX_FRAMES
+    )
     pools: list[np.ndarray] = [pool.indices for pool in mined.pools] if mined else []
     used = np.unique(np.concatenate(pools)) if pools else np.empty(0, np.int64)
-    source = ClipSet.build(material.source, used, statistics, material.encoder, MAX_FRAMES)
+    captions = [c for i in used for c in material.source.captions[i]]
+    source = ClipSet.build(material.source, statistics, embed(material.encoder, captions), used, max_frames=MAX_FRAMES)
     local = [np.searchsorted(used, pool) for pool in pools]
     return Adaptation(material.prior, few_shot, source, local, config.loss, config.adapt, seeds.adaptation, device)
 
@@ -167,8 +171,9 @@ def score(
     joints = [corpus.joints(i) for i in train]
     labels = corpus.labels[train]
     if synthetic is not None:
-        joints += [features_to_joints(f) for f in synthetic.features]
-        labels = np.concatenate([labels, synthetic.labels])
+        taken, _ = limit_generated(synthetic.labels, config.judge.profile)
+        joints += [features_to_joints(synthetic.features[i]) for i in taken]
+        labels = np.concatenate([labels, synthetic.labels[taken]])
     dev_joints = [corpus.joints(i) for i in dev]
     reports = []
     for n, seed in enumerate(judge_seeds):
@@ -194,7 +199,7 @@ def _run_rung(
     with clock.time("adapt"):
         losses = adaptation.run(steps, progress)
     with clock.time("synthesise"):
-        bundle = _bundle(material, adaptation, config, seeds)
+        bundle = generator_bundle(material, adaptation, config, seeds)
         synthetic = bundle.generate(None, config.synthesis.clips_per_class, seeds.generation, device, progress=progress)
     with clock.time("classify"):
         verdicts = score(material, synthetic, config, seeds.judge, device, progress)
@@ -210,6 +215,7 @@ def _run_rung(
         pool_fallbacks=sum(p.fallback for p in mined.pools) if mined else 0,
         device=device,
         peak_memory_mb=peak_memory_mb(device),
+        warnings=_warnings(mined, synthetic, config),
     )
     folder = _rung_folder(workdir, steps)
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,7 +227,15 @@ def _run_rung(
     return report
 
 
-def _bundle(material: Material, adaptation: Adaptation, config: TrialConfig, seeds: TrialSeeds) -> GeneratorBundle:
+def _warnings(mined: MiningResult | None, synthetic: Synthetic, config: TrialConfig) -> tuple[str, ...]:
+    _, cut = limit_generated(synthetic.labels, config.judge.profile)
+    return (*(mined.warnings if mined else ()), *synthetic.warnings, *((cut,) if cut else ()))
+
+
+def generator_bundle(
+    material: Material, adaptation: Adaptation, config: TrialConfig, seeds: TrialSeeds
+) -> GeneratorBundle:
+    """Return the adapted generator with everything that generation needs."""
     corpus = material.data.corpus
     return GeneratorBundle(
         model=adaptation.generator(),

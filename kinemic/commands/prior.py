@@ -31,7 +31,7 @@ def pretrain(file: Path, settings: tuple[str, ...], runs: Path, device: str | No
         raise ConfigError(f"{file}: prior.path names a finished prior; give prior.pretrain, a recipe, to train one")
     device = resolve_device(device)
     with progress_bars() as progress:
-        source = prepare(experiment.data.source, runs / "cache" / "corpora", progress)
+        source = prepare(experiment.data.source, runs / "cache" / "corpora", progress, role="source")
         encoder, _ = prepare_encoder(experiment.text, source, runs / "cache", device)
         path = prepare_prior(experiment.prior, source, encoder, runs / "cache", device, progress)
     with replacing(out) as temporary:
@@ -47,11 +47,21 @@ def prior() -> None:
 @prior.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Prior checkpoint to write (.safetensors).")
-@click.option("--args", "args_json", type=click.Path(path_type=Path), default=None, help="args.json.  [default: beside FILE]")
 @click.option(
-    "--statistics", type=click.Path(path_type=Path), required=True, help="Folder with the Mean.npy and Std.npy it was trained with."
+    "--args", "args_json", type=click.Path(path_type=Path), default=None, help="args.json.  [default: beside FILE]"
 )
-@click.option("--encoder", default="open_clip-ViT-B-32-openai", show_default=True, help="Id of the text encoder it was trained with.")
+@click.option(
+    "--statistics",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder with the Mean.npy and Std.npy it was trained with.",
+)
+@click.option(
+    "--encoder",
+    default="open_clip-ViT-B-32-openai",
+    show_default=True,
+    help="Id of the text encoder it was trained with.",
+)
 def import_(file: Path, out: Path, args_json: Path | None, statistics: Path, encoder: str) -> None:
     """Turn a public MDM checkpoint FILE (.pt with args.json) into a prior; weights only, CLIP weights inside are ignored."""
     from kinemic.prior import import_public, save_prior

@@ -1,0 +1,167 @@
+"""``kinemic adapt | generate | classify | trial``: the stages of the method, each usable alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.table import Table
+
+from kinemic.commands.options import experiment_options
+from kinemic.config import ExperimentConfig, load_experiment
+from kinemic.console import console, progress_bars
+from kinemic.errors import DataError
+from kinemic.report import RungReport, TrialInputs, mean, standard_error
+
+if TYPE_CHECKING:
+    from kinemic.progress import ProgressCallback
+
+
+@click.command()
+@experiment_options
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for rungs, generator and pictures.")
+def trial(file: Path, settings: tuple[str, ...], runs: Path, device: str | None, out: Path) -> None:
+    """Run one whole trial of FILE: mine, adapt, synthesise, classify on dev.
+
+    Interrupted with Ctrl-C it keeps its finished rungs; the same command goes on from there.
+    """
+    from kinemic.trial import run_trial
+
+    with progress_bars() as progress:
+        experiment, inputs, device = _prepared(file, settings, runs, device, progress)
+        reports = list(run_trial(inputs, experiment.trial, experiment.seeds, out, device, progress))
+    console.print(_rung_table(reports))
+    console.print(f"generator and pictures: {out}")
+
+
+@click.command()
+@experiment_options
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for generator.safetensors.")
+def adapt(file: Path, settings: tuple[str, ...], runs: Path, device: str | None, out: Path) -> None:
+    """Mine and fine-tune the generator of FILE up to its last rung, without scoring it."""
+    from kinemic.bundle import FILE_NAME
+    from kinemic.trial import Material, generator_bundle, mine_pools, start_adaptation
+
+    with progress_bars() as progress:
+        experiment, inputs, device = _prepared(file, settings, runs, device, progress)
+        material = Material.open(inputs, device)
+        mined = mine_pools(material, experiment.trial.mining) if experiment.trial.loss.mines else None
+        adaptation = start_adaptation(material, mined, experiment.trial, experiment.seeds, device)
+        losses = adaptation.run(experiment.trial.adapt.rungs[-1], progress)
+        generator_bundle(material, adaptation, experiment.trial, experiment.seeds).save(out / FILE_NAME)
+    console.print("mean losses: " + "  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
+    console.print(f"wrote {out / FILE_NAME}")
+
+
+@click.command()
+@click.option(
+    "--model", type=click.Path(path_type=Path), required=True, help="Exported bundle: a folder or .safetensors file."
+)
+@click.option("--action", "actions", multiple=True, help="Class to generate, repeatable.  [default: every class]")
+@click.option("-n", "--clips", type=click.IntRange(1), default=20, show_default=True, help="Clips per class.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same clips.")
+@click.option("--guidance", type=click.FloatRange(0), default=None, help="Guidance scale.  [default: the bundle's]")
+@click.option("--sampling-steps", type=click.IntRange(1), default=None, help="Reverse steps.  [default: the bundle's]")
+@click.option("--device", default=None, help="Torch device.  [default: cuda:0 if there is one]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("generated"),
+    show_default=True,
+    help="Folder for clips.npz, clips.jsonl, clips.gif.",
+)
+def generate(
+    model: Path,
+    actions: tuple[str, ...],
+    clips: int,
+    seed: int,
+    guidance: float | None,
+    sampling_steps: int | None,
+    device: str | None,
+    out: Path,
+) -> None:
+    """Generate clips from an exported bundle; no corpus, prior or text encoder has to be present.
+
+    Clips are joints in metres, y up, 20 frames a second, in the plain joint layout that "format: joints" reads.
+    """
+    from kinemic.bundle import GeneratorBundle
+    from kinemic.data.joints import write_joints
+    from kinemic.device import resolve_device
+    from kinemic.motion import features_to_joints
+    from kinemic.render import gif
+
+    bundle = GeneratorBundle.load(model)
+    wanted = [bundle.class_index(a) for a in actions] or None
+    changes = {"guidance": guidance, "sampling_steps": sampling_steps}
+    synthesis = bundle.trial.synthesis.model_copy(update={k: v for k, v in changes.items() if v is not None})
+    with progress_bars() as progress:
+        made = bundle.generate(wanted, clips, seed, resolve_device(device), synthesis, progress)
+    joints = [features_to_joints(features) for features in made.features]
+    labels = [bundle.classes[c] for c in made.labels]
+    captions = [bundle.captions[c] for c in made.labels]
+    write_joints(out, joints, labels, captions)
+    first = {label: clip for label, clip in reversed(list(zip(labels, joints, strict=True)))}
+    gif(out / "clips.gif", {"generated": list(first.values())}, list(first))
+    console.print(f"wrote {len(joints)} clips to {out}")
+
+
+@click.command()
+@experiment_options
+@click.option(
+    "--synthetic", type=click.Path(path_type=Path), default=None, help="Folder of generated clips to add to training."
+)
+def classify(file: Path, settings: tuple[str, ...], runs: Path, device: str | None, synthetic: Path | None) -> None:
+    """Train the judge of FILE on its few shots (and generated clips) and score it on dev, once per judge seed."""
+    from kinemic.trial import Material, score
+
+    with progress_bars() as progress:
+        experiment, inputs, device = _prepared(file, settings, runs, device, progress)
+        material = Material.open(inputs, device)
+        made = _read_synthetic(synthetic, material.data.corpus.classes) if synthetic else None
+        verdicts = score(material, made, experiment.trial, experiment.seeds.judge, device, progress)
+    accuracies = [v.accuracy for v in verdicts]
+    table = Table("class", "dev accuracy", title=f"judge {experiment.trial.judge.profile}, {len(verdicts)} seeds")
+    for c, name in enumerate(material.data.corpus.classes):
+        table.add_row(name, f"{mean([float(v.per_class[c]) for v in verdicts]):.3f}")
+    table.add_section()
+    table.add_row("all", f"{mean(accuracies):.3f} ± {standard_error(accuracies):.3f} (standard error)")
+    console.print(table)
+
+
+def _prepared(
+    file: Path, settings: tuple[str, ...], runs: Path, device: str | None, progress: ProgressCallback
+) -> tuple[ExperimentConfig, TrialInputs, str]:
+    from kinemic.device import resolve_device
+    from kinemic.inputs import prepare_inputs
+
+    experiment = load_experiment(file, settings)
+    device = resolve_device(device)
+    return experiment, prepare_inputs(experiment, runs / "cache", device, progress), device
+
+
+def _read_synthetic(folder: Path, classes: tuple[str, ...]):  # type: ignore[no-untyped-def]
+    import numpy as np
+
+    from kinemic.data.joints import read_joints
+    from kinemic.synthesis import Synthetic
+
+    clips = read_joints(folder, ("clips.npz",), "clips.jsonl")
+    unknown = sorted({str(c.label) for c in clips} - set(classes))
+    if unknown:
+        raise DataError(f"{folder}: class {unknown[0]!r} is not in this experiment; its classes: {', '.join(classes)}")
+    return Synthetic([c.features for c in clips], np.array([classes.index(str(c.label)) for c in clips]))
+
+
+def _rung_table(reports: list[RungReport]) -> Table:
+    table = Table("rung", "steps", "dev accuracy", "standard error", "seconds", title="on dev")
+    for r in reports:
+        seconds = sum(r.seconds.values())
+        table.add_row(
+            str(r.rung),
+            f"{r.steps}/{r.total_steps}",
+            f"{r.dev_accuracy:.3f}",
+            f"{r.dev_accuracy_se:.3f}",
+            f"{seconds:.1f}",
+        )
+    return table
