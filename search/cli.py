@@ -1,0 +1,166 @@
+"""``kinemic search``: run, resume, status, best, contenders, export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from kinemic.console import console, progress_bars
+
+if TYPE_CHECKING:
+    import optuna
+
+    from search.config import SearchConfig
+    from search.folder import SearchFolder
+    from search.runner import Outcome
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def runs_option(command: Command) -> Command:
+    """Add ``--runs`` to a command."""
+    return click.option(
+        "--runs",
+        type=click.Path(path_type=Path),
+        default=Path("runs"),
+        show_default=True,
+        envvar="KINEMIC_RUNS",
+        help="Folder of all searches, of the cache of prepared inputs, and of the default tracking store.",
+    )(command)
+
+
+@click.group()
+def search() -> None:
+    """Search the method's hyper-parameters, and use what was found."""
+
+
+@search.command()
+@runs_option
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Override a setting of FILE.")
+@click.argument("file", type=click.Path(path_type=Path))
+def run(file: Path, settings: tuple[str, ...], runs: Path) -> None:
+    """Run the search that FILE describes: prepare, search, run the contenders again on fresh seeds.
+
+    Ctrl-C keeps everything; `kinemic search resume NAME` goes on.
+    """
+    from search.config import load
+
+    config = load(file, settings)
+    from search import runner
+    from search.live import LiveTable
+
+    with progress_bars() as progress:
+        prepared = runner.start(config, runs, progress=progress)
+    with LiveTable(prepared.folder) as table:
+        outcome = runner.go_on(prepared, runs, watch=table)
+    _show_outcome(outcome)
+
+
+@search.command()
+@runs_option
+@click.argument("name")
+def resume(name: str, runs: Path) -> None:
+    """Go on with the search NAME: finished trials stay, interrupted ones continue from their last rung."""
+    from search import runner
+    from search.live import LiveTable
+
+    with progress_bars() as progress:
+        prepared = runner.reopen(name, runs, progress=progress)
+    with LiveTable(prepared.folder) as table:
+        outcome = runner.go_on(prepared, runs, watch=table)
+    _show_outcome(outcome)
+
+
+@search.command()
+@runs_option
+@click.argument("name")
+def status(name: str, runs: Path) -> None:
+    """Show the trials of the search NAME, also while it runs, and its contenders."""
+    from search import contenders
+    from search.live import contender_table, summary_line, trial_table
+    from search.status import trial_rows
+
+    config, folder, study = _open(name, runs)
+    rows = trial_rows(study)
+    console.print(trial_table(rows, folder))
+    console.print(summary_line(rows, config.budget.trials))
+    table = contenders.load(folder.contenders_file)
+    if table is not None:
+        console.print(contender_table(table))
+
+
+@search.command()
+@runs_option
+@click.argument("name")
+def best(name: str, runs: Path) -> None:
+    """Show the best trial of the search NAME: number, dev accuracy, settings ready to paste."""
+    from search import study as studies
+    from search.export import settings
+    from search.status import trial_rows
+
+    _, _, study = _open(name, runs)
+    number = studies.best_trial(study).number
+    row = next(row for row in trial_rows(study) if row.number == number)
+    assert row.accuracy is not None
+    assert row.accuracy_se is not None
+    console.print(
+        f"trial {number}: dev accuracy {row.accuracy:.4f} +- {row.accuracy_se:.4f} (standard error over judge seeds; "
+        "chosen on these clips)"
+    )
+    for setting in settings(dict(row.values)):
+        console.print(f"--set {setting}")
+
+
+@search.command()
+@runs_option
+@click.argument("name")
+@click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
+def export(name: str, target: Path, runs: Path) -> None:
+    """Copy the best generator of the search NAME into the new folder DIR, ready for `kinemic generate --model DIR`."""
+    from search.export import export_best
+
+    config, folder, study = _open(name, runs)
+    number = export_best(config, folder, study, target)
+    console.print(f"wrote {target} (trial {number}); try: kinemic generate --model {target} --help")
+
+
+@search.command()
+@runs_option
+@click.argument("name")
+def contenders(name: str, runs: Path) -> None:
+    """Run the contenders of the search NAME again on fresh seeds; runs that are done already are not repeated."""
+    from search import runner
+    from search.live import LiveTable, contender_table
+
+    prepared = runner.reopen(name, runs)
+    with LiveTable(prepared.folder) as table:
+        outcome = runner.go_on(prepared, runs, watch=table, only_contenders=True)
+    console.print(contender_table(outcome.table))
+
+
+def _open(name: str, runs: Path) -> tuple[SearchConfig, SearchFolder, optuna.Study]:
+    from search.folder import find
+    from search.study import open_study
+
+    folder = find(runs, name)
+    config = folder.config()
+    return config, folder, open_study(config, folder.path, folder.state().study)
+
+
+def _show_outcome(outcome: Outcome) -> None:
+    from search.live import contender_table, summary_line, trial_table
+
+    console.print(trial_table(outcome.rows, outcome.folder))
+    console.print(summary_line(outcome.rows, len(outcome.rows)))
+    console.print(contender_table(outcome.table))
+    for line in outcome.refused[:3]:
+        click.echo(f"warning: MLflow refused a call: {line}", err=True)
+    if not outcome.tracked:
+        click.echo(
+            f"warning: MLflow was away at the end; send it the rest: kinemic search resume {outcome.folder.path.name}",
+            err=True,
+        )
+    console.print(f"MLflow page: {outcome.tracking_command}", soft_wrap=True)

@@ -1,0 +1,165 @@
+"""One YAML file is one search; everything in it is checked here, before anything starts. No ray, optuna or mlflow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from kinemic.config import (
+    ExperimentConfig,
+    Frozen,
+    IdList,
+    load_yaml,
+    override,
+    parse,
+)
+from kinemic.errors import ConfigError
+from search.space import Space, check_space, default_space
+
+
+class ContendersConfig(Frozen):
+    """The runs after the search: baselines, the published configuration and the best trial, again on fresh seeds."""
+
+    seeds: int = Field(default=3, ge=2)  # repetitions of each; fewer than two give no standard error
+
+
+class BudgetConfig(Frozen):
+    """When to stop asking for new trials."""
+
+    trials: int = Field(default=24, ge=1)  # in all, the published configuration among them
+    hours: float | None = Field(default=None, gt=0)  # of one sitting; trials that run then are finished
+
+
+class SamplerConfig(Frozen):
+    """How values are proposed; same seed and one trial at a time give the same search."""
+
+    name: Literal["tpe", "random"] = "tpe"
+    seed: int = 0
+    startup_trials: int = Field(default=10, ge=0)  # random trials before TPE models anything
+
+
+class NoPruner(Frozen):
+    """Every trial runs to its last rung."""
+
+    name: Literal["none"] = "none"
+
+
+class MedianPruner(Frozen):
+    """Stop a trial that is below the median of the earlier ones at the same rung."""
+
+    name: Literal["median"] = "median"
+    startup_trials: int = Field(default=4, ge=0)  # finished trials before anything is stopped
+
+
+class HalvingPruner(Frozen):
+    """Let the best 1/reduction_factor of the trials go beyond each rung."""
+
+    name: Literal["successive_halving"] = "successive_halving"
+    reduction_factor: int = Field(default=2, ge=2)
+
+
+class HyperbandPruner(Frozen):
+    """Successive halving from several first rungs at once."""
+
+    name: Literal["hyperband"] = "hyperband"
+    reduction_factor: int = Field(default=2, ge=2)
+
+
+PrunerConfig = Annotated[NoPruner | MedianPruner | HalvingPruner | HyperbandPruner, Field(discriminator="name")]
+
+
+class ResourcesConfig(Frozen):
+    """What one trial takes; None is decided from the machine: one CPU core, and a quarter of a GPU if there is one."""
+
+    cpus: float | None = Field(default=None, gt=0)
+    gpus: float | None = Field(default=None, ge=0)
+    max_concurrent: int | None = Field(default=None, ge=1)
+    address: str | None = None  # of a running Ray cluster; None starts Ray on this machine alone
+
+
+class TrackingConfig(Frozen):
+    """Where MLflow keeps the runs; None is ``mlflow.db`` and ``mlflow-artifacts/`` in the folder of all searches."""
+
+    uri: str | None = None
+    experiment: str = "kinemic"
+
+
+class ConfirmConfig(Frozen):
+    """The test split. Only the later confirmation step reads it; a trial never gets it, not even its path."""
+
+    test: IdList | None = None
+    test_subjects: tuple[str, ...] | None = None
+
+
+class SearchConfig(ExperimentConfig):
+    """One search: an experiment (data, text, prior, trial defaults, seeds) with a space, a budget and where it runs."""
+
+    name: str
+    space: Space
+    budget: BudgetConfig = BudgetConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    pruner: PrunerConfig = MedianPruner()
+    contenders: ContendersConfig = ContendersConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    storage: str | None = None  # URL of the Optuna study; None is a SQLite file in the search's folder
+    tracking: TrackingConfig = TrackingConfig()
+    confirm: ConfirmConfig | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            raise ValueError("a search's name becomes a folder: letters, digits, dot, dash and underscore, at most 64")
+        return name
+
+    @field_validator("pruner", "sampler", mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def steps(self) -> int:
+        """Adaptation steps of a full trial."""
+        return self.trial.adapt.rungs[-1]
+
+
+def load(path: Path, settings: Sequence[str] = ()) -> SearchConfig:
+    """Read a search's YAML file with ``path=value`` settings applied, and check it and its space.
+
+    Raises ConfigError, one line that names the file, the key, what came and what to do.
+    """
+    data = load_yaml(path)
+    if data.get("space") in (None, "default"):
+        data["space"] = default_space()
+    return validate(_set_all(data, settings), str(path))
+
+
+def validate(data: dict[str, Any], where: str) -> SearchConfig:
+    """Build a configuration from plain values and check its space against its trial. Raises ConfigError."""
+    config = parse(SearchConfig, data, where)
+    if not config.space:
+        raise ConfigError(f"{where}: space is empty; leave it out for the default space")
+    check_space(config.space, config.trial, where)
+    return config
+
+
+def _set_all(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Apply settings; those of the space name a dotted path inside a dotted path: ``space.mining.top_k.high=9``."""
+    plain = [setting for setting in settings if not setting.startswith("space.")]
+    data = override(data, plain)
+    for setting in settings:
+        if not setting.startswith("space."):
+            continue
+        key, equals, value = setting.removeprefix("space.").partition("=")
+        path, _, field = key.rpartition(".")
+        space = data["space"]
+        if not equals or not isinstance(space, dict) or path not in space or not isinstance(space[path], dict):
+            known = ", ".join(space) if isinstance(space, dict) else space
+            raise ConfigError(f"--set {setting}: expected space.PATH.FIELD=value with a PATH of this space: {known}")
+        domain = override(space[path], [f"{field}={value}"])
+        data = {**data, "space": {**space, path: domain}}
+    return data

@@ -1,0 +1,38 @@
+"""Why a trial failed, in one word that the study, MLflow and the status table share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kinemic.errors import DivergedError, KinemicError
+
+DIVERGED, OUT_OF_MEMORY, BAD_DATA, BUG, WORKER_LOST = "diverged", "out of memory", "bad data", "bug", "worker lost"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failure's kind and one line about it."""
+
+    kind: str
+    message: str
+
+
+def classify(error: BaseException) -> Failure:
+    """Return what kind of failure an exception of a trial is."""
+    lines = str(error).strip().splitlines()
+    message = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:500]
+    if isinstance(error, DivergedError):
+        return Failure(DIVERGED, message)
+    if isinstance(error, KinemicError):
+        return Failure(BAD_DATA, message)
+    if _is_out_of_memory(error):
+        return Failure(OUT_OF_MEMORY, message)
+    return Failure(BUG, message)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch.OutOfMemoryError is a RuntimeError; asked by name so that this module does not import torch. The CPU
+    # allocator raises a plain RuntimeError.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,0 +1,105 @@
+"""What a search keeps in its folder: its configuration, its study, its trials, its contenders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kinemic.config import load_yaml
+from kinemic.errors import KinemicError
+from kinemic.files import write_text
+from kinemic.report import TrialInputs
+from search.config import SearchConfig, validate
+
+
+@dataclass(frozen=True)
+class State:
+    """What a resumed search must find as it was: the study's name and the prepared inputs."""
+
+    study: str
+    source_clips: int
+    inputs: TrialInputs
+
+
+@dataclass(frozen=True)
+class SearchFolder:
+    """The folder of one search, ``runs/NAME``."""
+
+    path: Path
+
+    @property
+    def trials(self) -> Path:
+        """One folder a trial, named by its number in the study."""
+        return self.path / "trials"
+
+    @property
+    def contenders(self) -> Path:
+        """One folder a contender and repetition."""
+        return self.path / "contenders"
+
+    @property
+    def contenders_file(self) -> Path:
+        """The table of contenders."""
+        return self.path / "contenders.json"
+
+    @property
+    def started(self) -> bool:
+        """Whether a search was started here; its state is written last, when all else is there."""
+        return self._state.exists()
+
+    @property
+    def _state(self) -> Path:
+        return self.path / "state.json"
+
+    @property
+    def _config(self) -> Path:
+        return self.path / "search.yaml"
+
+    def create(self, config: SearchConfig) -> None:
+        """Make the folder and write the configuration. Raises KinemicError where it can't be written."""
+        try:
+            self.trials.mkdir(parents=True, exist_ok=True)
+            write_text(self._config, dump(config))
+        except OSError as error:
+            raise KinemicError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another folder with --runs"
+            ) from error
+
+    def write_state(self, state: State) -> None:
+        """Write the state, which makes the search one that is started."""
+        data = {"study": state.study, "source_clips": state.source_clips}
+        data["inputs"] = {key: str(path) for key, path in asdict(state.inputs).items()}
+        write_text(self._state, json.dumps(data, indent=1))
+
+    def config(self) -> SearchConfig:
+        """Read the configuration that the search was started with."""
+        return validate(load_yaml(self._config), str(self._config))
+
+    def state(self) -> State:
+        """Read the state. Raises KinemicError where it is damaged."""
+        try:
+            data = json.loads(self._state.read_text(encoding="utf-8"))
+            inputs = TrialInputs(**{f.name: Path(data["inputs"][f.name]) for f in fields(TrialInputs)})
+            return State(data["study"], data["source_clips"], inputs)
+        except (ValueError, KeyError, TypeError) as error:
+            raise KinemicError(f"{self._state}: damaged ({error}); start the search under another name") from error
+
+
+def find(runs: Path, name: str) -> SearchFolder:
+    """Return the folder of a search that was started. Raises KinemicError listing those that were."""
+    folder = SearchFolder((runs / name).resolve())
+    if folder.started:
+        return folder
+    known = sorted(path.parent.name for path in runs.glob("*/state.json"))
+    there = f"there are {', '.join(known)}" if known else "there is none"
+    raise KinemicError(f"no search {name!r} in {runs}: {there}; start one with `kinemic search run FILE`")
+
+
+def dump(config: SearchConfig, without: tuple[str, ...] = ()) -> str:
+    """Return a configuration as YAML."""
+    data: dict[str, Any] = config.model_dump(mode="json", exclude=set(without))
+    return yaml.safe_dump(data, sort_keys=False)

@@ -1,0 +1,70 @@
+"""A queue of tracking calls that one thread delivers in order, so that a server that is away delays no trial."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+import requests
+import sqlalchemy.exc
+from mlflow.exceptions import MlflowException
+
+logger = logging.getLogger(__name__)
+
+# What a tracking call may end in: the server's answer, the connection, a database's lock, a file's.
+DELIVERY_ERRORS = (MlflowException, requests.exceptions.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError)
+_RETRY_AFTER = 2.0  # seconds before a failed delivery is tried again
+
+
+class Outbox:
+    """Delivers calls in order; a call that fails because the server is away is tried until it succeeds.
+
+    A call that the server refuses (it is wrong, not late) is dropped and counted in ``refused``.
+    """
+
+    def __init__(self, retry_after: float = _RETRY_AFTER) -> None:
+        self._retry_after = retry_after
+        self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._stop = threading.Event()
+        self.refused: list[str] = []
+        self.late = 0  # deliveries that had to be tried again
+        self._thread = threading.Thread(target=self._deliver_all, name="tracking", daemon=True)
+        self._thread.start()
+
+    def put(self, call: Callable[[], None]) -> None:
+        """Queue a call."""
+        self._calls.put(call)
+
+    def close(self, patience: float) -> bool:
+        """Wait at most ``patience`` seconds until everything is delivered; returns whether it is."""
+        self._calls.put(None)
+        self._thread.join(patience)
+        self._stop.set()
+        return not self._thread.is_alive() and self._calls.empty()
+
+    def _deliver_all(self) -> None:
+        while (call := self._calls.get()) is not None:
+            while not self._delivered(call) and not self._stop.is_set():
+                self.late += 1
+                time.sleep(self._retry_after)
+
+    def _delivered(self, call: Callable[[], None]) -> bool:
+        try:
+            call()
+        except DELIVERY_ERRORS as error:
+            if not is_away(error):
+                logger.warning("tracking refused a call: %s", error)
+                self.refused.append(str(error).splitlines()[0])
+                return True
+            return False
+        return True
+
+
+def is_away(error: Exception) -> bool:
+    """Say whether an error means that the tracking server can't be reached now, rather than that the call is wrong."""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code()) >= 500 or "Connection" in str(error)
+    return True

@@ -1,0 +1,269 @@
+"""From a configuration to a finished search: prepare, search, run the contenders again; and going on after a stop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import optuna
+from ray import tune
+
+from kinemic.errors import KinemicError
+from kinemic.progress import ProgressCallback, silent
+from kinemic.report import TrialInputs
+from search import contenders as again
+from search import study as studies
+from search.config import SearchConfig
+from search.contenders import ContenderTable
+from search.folder import SearchFolder, State, dump, find
+from search.ledger import Ledger
+from search.resources import Share, connected, share
+from search.scheduler import StudyScheduler
+from search.searcher import StudySearcher
+from search.space import Domain, resolve_space
+from search.status import TrialRow, trial_rows
+from search.tracking import Tracker, check_reachable, open_tracker, server_command
+from search.trainable import RunTrial, TrialActor, Work
+
+Prepared = tuple[TrialInputs, int]  # what trials read, and the number of source clips
+
+_PATIENCE, _IMPATIENCE = 60.0, 5.0  # seconds to wait for the tracking server at the end, and after Ctrl-C
+
+
+class Watch(Protocol):
+    """What wants to know how a search goes on; the terminal's live table is one."""
+
+    def searching(self, folder: SearchFolder, budget: int, rows: list[TrialRow]) -> None:
+        """Called when a trial starts, reports or ends."""
+        ...
+
+    def contending(self, done: int, total: int) -> None:
+        """Called when runs of contenders end."""
+        ...
+
+
+class Unwatched:
+    """Watches nothing."""
+
+    def searching(self, folder: SearchFolder, budget: int, rows: list[TrialRow]) -> None:
+        """Do nothing."""
+
+    def contending(self, done: int, total: int) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished search: its folder, its trials, the contenders' table, and how to open the MLflow page."""
+
+    folder: SearchFolder
+    rows: list[TrialRow]
+    table: ContenderTable
+    tracking_command: str
+    tracked: bool  # whether everything reached the tracking server
+    refused: list[str] = field(default_factory=list)  # tracking calls that the server refused
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A search that is ready to go on: checked, prepared, its study open."""
+
+    config: SearchConfig
+    folder: SearchFolder
+    study: optuna.Study
+    space: Mapping[str, Domain]
+    state: State
+
+
+@dataclass(frozen=True)
+class _Sitting:
+    """What one sitting of a search works with."""
+
+    opened: Opened
+    work: Work
+    tracker: Tracker
+    watch: Watch
+
+
+def run(
+    config: SearchConfig, runs: Path, *, run_trial: RunTrial | None = None, prepared: Prepared | None = None
+) -> Outcome:
+    """Run a new search in ``runs/NAME`` to its end; see ``start`` and ``go_on``."""
+    return go_on(start(config, runs, prepared=prepared), runs, run_trial=run_trial)
+
+
+def resume(name: str, runs: Path, *, run_trial: RunTrial | None = None) -> Outcome:
+    """Go on with a search to its end; see ``reopen`` and ``go_on``."""
+    return go_on(reopen(name, runs, check_inputs=run_trial is None), runs, run_trial=run_trial)
+
+
+def start(
+    config: SearchConfig, runs: Path, *, prepared: Prepared | None = None, progress: ProgressCallback = silent
+) -> Opened:
+    """Check and prepare a new search in ``runs/NAME``; its inputs are made from its data unless they are given.
+
+    Raises KinemicError before anything of the search is written: for a name that is taken, a tracking server that can't
+    be reached, data that can't be used.
+    """
+    folder = SearchFolder((runs / config.name).resolve())
+    _check_new(folder, config)
+    check_reachable(tracking_uri(config, runs))
+    inputs, source_clips = prepared or prepare(config, runs, progress)
+    space = resolve_space(config.space, source_clips, config.trial.judge.profile)
+    folder.create(config)
+    study = studies.create_study(config, folder.path, space, source_clips)
+    state = State(study.study_name, source_clips, inputs)
+    folder.write_state(state)
+    return Opened(config, folder, study, space, state)
+
+
+def reopen(name: str, runs: Path, *, check_inputs: bool = True, progress: ProgressCallback = silent) -> Opened:
+    """Open a search that was started; inputs that are gone are prepared again. Raises KinemicError."""
+    folder = find(runs, name)
+    config, state = folder.config(), folder.state()
+    check_reachable(tracking_uri(config, runs))
+    space = resolve_space(config.space, state.source_clips, config.trial.judge.profile)
+    study = studies.open_study(config, folder.path, state.study)
+    if check_inputs and not _all_there(state.inputs):
+        inputs, source_clips = prepare(config, runs, progress)
+        if source_clips != state.source_clips:
+            raise KinemicError(
+                f"the source of {name!r} had {state.source_clips} clips and now has {source_clips}; "
+                "start a new search, its trials could not be compared"
+            )
+        state = State(state.study, source_clips, inputs)
+        folder.write_state(state)
+    return Opened(config, folder, study, space, state)
+
+
+def prepare(config: SearchConfig, runs: Path, progress: ProgressCallback) -> Prepared:
+    """Prepare what trials read, in ``runs/cache``; returns it with the number of source clips."""
+    from kinemic.data.corpus import Corpus
+    from kinemic.device import resolve_device
+    from kinemic.inputs import prepare_inputs
+
+    inputs = prepare_inputs(config, (runs / "cache").resolve(), resolve_device(), progress)
+    inputs = TrialInputs(**{name: Path(path).resolve() for name, path in vars(inputs).items()})
+    return inputs, len(Corpus.open(inputs.source))
+
+
+def tracking_uri(config: SearchConfig, runs: Path) -> str:
+    """Return the tracking store's address."""
+    return config.tracking.uri or f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+
+
+def artifacts_folder(config: SearchConfig, runs: Path) -> Path | None:
+    """Return where a local tracking store keeps artifacts; None where the server decides."""
+    return runs / "mlflow-artifacts" if tracking_uri(config, runs).startswith("sqlite:") else None
+
+
+def go_on(
+    opened: Opened,
+    runs: Path,
+    *,
+    run_trial: RunTrial | None = None,
+    watch: Watch | None = None,
+    only_contenders: bool = False,
+) -> Outcome:
+    """Run what is left of a search, then its contenders: finished trials stay, interrupted ones continue.
+
+    Interrupted, it raises KeyboardInterrupt with a line that says how to go on; nothing that is done is lost.
+    """
+    config, state = opened.config, opened.state
+    uri, artifacts = tracking_uri(config, runs), artifacts_folder(config, runs)
+    work = Work(state.inputs, config.trial, config.seeds, opened.folder.trials, run_trial)
+    tracker = open_tracker(uri, config.tracking.experiment, state.study, config.name, artifacts)
+    status, patience = "FAILED", _PATIENCE
+    try:
+        with connected(config.resources.address):
+            table = _search(_Sitting(opened, work, tracker, watch or Unwatched()), only_contenders)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status, patience = "KILLED", _IMPATIENCE
+        raise KeyboardInterrupt(_how_to_go_on(opened, runs)) from None
+    finally:
+        delivered = tracker.close(status, patience)
+    command = server_command(uri, artifacts)
+    return Outcome(opened.folder, trial_rows(opened.study), table, command, delivered, tracker.refused)
+
+
+def _search(sitting: _Sitting, only_contenders: bool) -> ContenderTable:
+    opened, tracker, watch = sitting.opened, sitting.tracker, sitting.watch
+    config, folder, study = opened.config, opened.folder, opened.study
+    part = share(config.resources)
+
+    def changed() -> None:
+        watch.searching(folder, config.budget.trials, trial_rows(study))
+
+    ledger = Ledger(study, config, opened.space, tracker, folder.trials, part.max_concurrent, changed)
+    ledger.reconcile()
+    # The test split stays out of what is tracked (METHOD section 6).
+    tracker.log_parent({}, {}, {"search.yaml": dump(config, without=("confirm",))})
+    if not (ledger.finished or only_contenders):
+        _tune(ledger, sitting.work, part, folder)
+    changed()
+    _check_any(trial_rows(study))
+    found = again.contenders(study, config, opened.space, opened.state.source_clips)
+    table = again.run_contenders(found, config, sitting.work, part, folder.contenders, watch.contending)
+    again.store(table, folder.contenders_file)
+    _summarise(tracker, study, table)
+    return table
+
+
+def _tune(ledger: Ledger, work: Work, part: Share, folder: SearchFolder) -> None:
+    trainable = tune.with_resources(tune.with_parameters(TrialActor, work=work), {"cpu": part.cpus, "gpu": part.gpus})
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=StudySearcher(ledger),
+            scheduler=StudyScheduler(ledger),
+            num_samples=-1,
+            reuse_actors=True,
+        ),
+        # The ledger keeps the state; what Tune writes here is never read again.
+        run_config=tune.RunConfig(name="ray", storage_path=str(folder.path), verbose=0),
+    )
+    tuner.fit()
+
+
+def _summarise(tracker: Tracker, study: optuna.Study, table: ContenderTable) -> None:
+    best = studies.best_trial(study)
+    metrics = {f"trials_{state}": float(count) for state, count in studies.counts(study).items()}
+    metrics |= {"dev_accuracy": float(best.value or 0.0), "best_trial": float(best.number)} | table.metrics()
+    tags = {"kinemic.best_trial": f"{best.number:04d}"}
+    tracker.log_parent(metrics, tags, {"contenders.json": table.to_json()})
+
+
+def _check_new(folder: SearchFolder, config: SearchConfig) -> None:
+    if folder.started:
+        raise KinemicError(
+            f"search {config.name!r} is there already; go on with `kinemic search resume {config.name}`, "
+            "or take another name: --set name=NEW"
+        )
+
+
+def _check_any(rows: list[TrialRow]) -> None:
+    if not any(row.state == "complete" for row in rows):
+        failed = [row for row in rows if row.failure]
+        first = f", first trial {failed[0].number}: {failed[0].failure}" if failed else ""
+        raise KinemicError(f"none of {len(rows)} trials finished, {len(failed)} failed{first}")
+
+
+def _all_there(inputs: TrialInputs) -> bool:
+    return all(path.exists() for name, path in vars(inputs).items() if name != "cache")
+
+
+def _how_to_go_on(opened: Opened, runs: Path) -> str:
+    counted = studies.counts(opened.study)
+    ended = sum(count for state, count in counted.items() if state != "running")
+    return (
+        f"stopped after {ended} of {opened.config.budget.trials} trials, all state is kept; "
+        f"go on with `kinemic search resume {opened.config.name}{_runs_option(runs)}`"
+    )
+
+
+def _runs_option(runs: Path) -> str:
+    return "" if runs == Path("runs") or os.environ.get("KINEMIC_RUNS") == str(runs) else f" --runs {runs}"

@@ -1,0 +1,33 @@
+"""Tune's view of the study: it asks for the next trial and hands out interrupted ones first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from search.ledger import Ledger
+
+
+class StudySearcher(Searcher):  # type: ignore[misc]
+    """A Tune searcher over a ledger. Results reach the study through the scheduler, so this one only suggests."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self._ledger = ledger
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return a trial's configuration, None while none may start, or FINISHED when the search is over."""
+        if self._ledger.finished:
+            return Searcher.FINISHED
+        assignment = self._ledger.next()
+        return None if assignment is None else {"number": assignment.number, "values": assignment.values}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Do nothing: the study already knows."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: the study is durable, and a resumed search starts a new Tuner over it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing; see ``save``."""

@@ -1,0 +1,276 @@
+"""The search space: domains over dotted paths of the trial configuration, checked before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field, model_validator
+
+from kinemic.config import Frozen, TrialConfig, field_of, with_values
+from kinemic.errors import ConfigError
+
+Scalar = bool | int | float | str
+Conditions = dict[str, tuple[Scalar, ...]]
+
+PUBLISHED_SOURCE_CLIPS = 23_384  # HumanML3D training clips, the source that the published top_k of 250 was chosen on
+SMALLEST_POOL = 4
+
+# Never searched: tuning the judge is not tuning the generator, and trials of different budgets can't be compared.
+_REFUSED = {
+    "judge": "tuning the judge is not tuning the generator",
+    "adapt.rungs": "every trial of a search has the same budget; set trial.adapt.rungs instead",
+}
+
+
+class IntDomain(Frozen):
+    """Whole numbers from low to high, both included; ``high: auto`` is resolved when the corpus is known."""
+
+    type: Literal["int"] = "int"
+    low: int
+    high: int | Literal["auto"]
+    log: bool = False
+    when: Conditions = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> IntDomain:
+        _check_range(self.low, self.low if self.high == "auto" else self.high, self.log)
+        return self
+
+
+class FloatDomain(Frozen):
+    """Real numbers from low to high, both included."""
+
+    type: Literal["float"] = "float"
+    low: float
+    high: float
+    log: bool = False
+    when: Conditions = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> FloatDomain:
+        _check_range(self.low, self.high, self.log)
+        return self
+
+
+class CategoricalDomain(Frozen):
+    """One of a list of values."""
+
+    type: Literal["categorical"] = "categorical"
+    choices: tuple[Scalar, ...] = Field(min_length=1)
+    when: Conditions = Field(default_factory=dict)
+
+
+Domain = Annotated[IntDomain | FloatDomain | CategoricalDomain, Field(discriminator="type")]
+Space = dict[str, Domain]
+
+
+class Suggests(Protocol):
+    """The part of an Optuna trial that a space needs."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """Return a whole number."""
+        ...
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """Return a real number."""
+        ...
+
+    def suggest_categorical(self, name: str, choices: tuple[Scalar, ...]) -> Any:
+        """Return one of the choices."""
+        ...
+
+
+def default_space() -> dict[str, dict[str, Any]]:
+    """Return the default space as it would stand in a YAML file."""
+    return {
+        "mining.top_k": {"type": "int", "low": SMALLEST_POOL, "high": "auto", "log": True},
+        # With at most N/10 clips in a pool, a quantile below 0.9 never removes a clip, so only these differ.
+        "mining.threshold": {"type": "categorical", "choices": [0.0, 0.9, 0.95, 0.98, 0.99]},
+        "loss.window_rec": {"type": "float", "low": 0.0, "high": 2.0},
+        "loss.window_distill": {"type": "float", "low": 0.0, "high": 2.0},
+        "loss.contrastive": {"type": "float", "low": 0.0, "high": 2.0},
+        "loss.temperature": {"type": "float", "low": 0.02, "high": 0.5, "log": True},
+        "loss.dynamic_window_weighting": {"type": "categorical", "choices": [True, False]},
+        "adapt.diffusion_steps": {"type": "int", "low": 10, "high": 100, "log": True},
+        "adapt.learning_rate": {"type": "float", "low": 1e-5, "high": 3e-3, "log": True},
+        "adapt.lora.rank": {"type": "int", "low": 2, "high": 32, "log": True},
+        "synthesis.sampling_steps": {"type": "int", "low": 5, "high": 50, "log": True},
+        "synthesis.guidance": {"type": "float", "low": 1.0, "high": 5.0},
+        "synthesis.clips_per_class": {"type": "int", "low": 4, "high": "auto", "log": True},
+    }
+
+
+def check_space(space: Mapping[str, Domain], base: TrialConfig, where: str) -> None:
+    """Check a space against the trial configuration it varies.
+
+    Raises ConfigError for a path that doesn't exist or is not to be searched, a domain of the wrong type, an end or a
+    choice that gives no valid configuration, and a condition that can't be decided.
+    """
+    for path, domain in space.items():
+        here = f"{where}: space.{path}"
+        for root, reason in _REFUSED.items():
+            if path == root or path.startswith(f"{root}."):
+                raise ConfigError(f"{here} cannot be searched: {reason}")
+        _check_type(path, domain, here)
+        for value in _corners(domain):
+            if getattr_path(with_values(base, {path: value}, here), path) != value:
+                raise ConfigError(f"{here}: {value!r} is not a value of this setting")
+        _check_auto(path, domain, here)
+        _check_conditions(path, space, here)
+
+
+def resolve_space(space: Mapping[str, Domain], source_clips: int, profile: str) -> dict[str, Domain]:
+    """Return the space with ``auto`` replaced and pools clamped to the source corpus.
+
+    ``mining.top_k`` goes up to a tenth of the source; generated clips a class up to what the judge's profile takes.
+    """
+    auto = {
+        "mining.top_k": max(source_clips // 10, SMALLEST_POOL),
+        "synthesis.clips_per_class": 100 if profile == "published" else 20,
+    }
+    resolved: dict[str, Domain] = {}
+    for path, domain in space.items():
+        if isinstance(domain, IntDomain):
+            high = auto[path] if domain.high == "auto" else domain.high
+            if path == "mining.top_k":
+                high = min(high, source_clips)
+            if high < domain.low:
+                raise ConfigError(
+                    f"space.{path}: low {domain.low} is above {high}, the most that {source_clips} source clips allow; "
+                    "lower it"
+                )
+            domain = domain.model_copy(update={"high": high})
+        resolved[path] = domain
+    return resolved
+
+
+def space_hash(space: Mapping[str, Domain]) -> str:
+    """Return eight hexadecimal digits that name a resolved space; the order of its paths does not matter."""
+    data = {path: domain.model_dump(mode="json") for path, domain in sorted(space.items())}
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def published_values(space: Mapping[str, Domain], source_clips: int) -> dict[str, Scalar]:
+    """Return the published value of every searched path (METHOD section 7), as far as its conditions hold.
+
+    ``mining.top_k`` is scaled to the source, round(250 / 23384 * N) and at least 4; at the published size it is 250.
+    """
+    published = TrialConfig()
+    values: dict[str, Scalar] = {}
+    for path, domain in ordered(space):
+        if not active(domain, values):
+            continue
+        value = getattr_path(published, path)
+        if path == "mining.top_k":
+            value = max(round(value / PUBLISHED_SOURCE_CLIPS * source_clips), SMALLEST_POOL)
+        values[path] = value
+    return values
+
+
+def contains(domain: Domain, value: Scalar) -> bool:
+    """Say whether a value lies in a resolved domain."""
+    if isinstance(domain, CategoricalDomain):
+        return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in domain.choices)
+    assert not isinstance(domain.high, str)
+    assert not isinstance(value, str)
+    return domain.low <= value <= domain.high
+
+
+def suggest(trial: Suggests, space: Mapping[str, Domain], fixed: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Ask an Optuna trial for the value of every active path of a resolved space; ``fixed`` ones are taken as given."""
+    values: dict[str, Scalar] = {}
+    for path, domain in ordered(space):
+        if path in fixed:
+            values[path] = fixed[path]
+        elif not active(domain, values):
+            continue
+        elif isinstance(domain, CategoricalDomain):
+            values[path] = trial.suggest_categorical(path, domain.choices)
+        elif isinstance(domain, FloatDomain):
+            values[path] = trial.suggest_float(path, domain.low, domain.high, log=domain.log)
+        else:
+            assert domain.high != "auto"
+            values[path] = trial.suggest_int(path, domain.low, domain.high, log=domain.log)
+    return values
+
+
+def active(domain: Domain, values: Mapping[str, Scalar]) -> bool:
+    """Say whether every condition of a domain holds; an inactive parent makes its children inactive."""
+    return all(parent in values and values[parent] in allowed for parent, allowed in domain.when.items())
+
+
+def ordered(space: Mapping[str, Domain]) -> Iterator[tuple[str, Domain]]:
+    """Yield the paths so that every one comes after those that its conditions name."""
+    done: set[str] = set()
+    while len(done) < len(space):
+        ready = [path for path, domain in space.items() if path not in done and set(domain.when) <= done]
+        if not ready:
+            raise ConfigError(f"space: the conditions of {sorted(set(space) - done)} wait for each other")
+        for path in ready:
+            yield path, space[path]
+        done |= set(ready)
+
+
+def getattr_path(config: Frozen, path: str) -> Any:
+    """Return the value at a dotted path of a configuration."""
+    node: Any = config
+    for part in path.split("."):
+        node = getattr(node, part)
+    return node
+
+
+def _check_range(low: float, high: float, log: bool) -> None:
+    if low > high:
+        raise ValueError(f"low {low} is above high {high}")
+    if log and low <= 0:
+        raise ValueError(f"a logarithmic range needs low above 0, got {low}")
+
+
+def _check_type(path: str, domain: Domain, here: str) -> None:
+    try:
+        annotation = field_of(TrialConfig, path)
+    except ConfigError as error:
+        raise ConfigError(f"{here}: {error}") from error
+    if isinstance(domain, CategoricalDomain):
+        if annotation in (bool, int, float) and any(not _fits(annotation, choice) for choice in domain.choices):
+            raise ConfigError(f"{here}: choices {list(domain.choices)} must all be {annotation.__name__}")
+        return
+    allowed = {int: ("int",), float: ("int", "float")}.get(annotation, ())
+    if domain.type not in allowed:
+        name = getattr(annotation, "__name__", None) or " or ".join(map(str, typing.get_args(annotation)))
+        use = f"use type {allowed[0]}" if allowed else "use type categorical"
+        raise ConfigError(f"{here}: expected a domain for a setting of type {name}, got {domain.type}; {use}")
+
+
+def _fits(annotation: type, choice: Scalar) -> bool:
+    if annotation is float:
+        return isinstance(choice, int | float) and not isinstance(choice, bool)
+    return type(choice) is annotation
+
+
+def _corners(domain: Domain) -> list[Scalar]:
+    if isinstance(domain, CategoricalDomain):
+        return list(domain.choices)
+    return [domain.low] if isinstance(domain.high, str) else [domain.low, domain.high]
+
+
+def _check_auto(path: str, domain: Domain, here: str) -> None:
+    if isinstance(domain, IntDomain) and domain.high == "auto":
+        known = ("mining.top_k", "synthesis.clips_per_class")
+        if path not in known:
+            raise ConfigError(f"{here}: high: auto is known for {' and '.join(known)} only; give a number")
+
+
+def _check_conditions(path: str, space: Mapping[str, Domain], here: str) -> None:
+    for parent, allowed in space[path].when.items():
+        domain = space.get(parent)
+        if not isinstance(domain, CategoricalDomain):
+            raise ConfigError(f"{here}: when names {parent!r}, which must be a categorical path of this space")
+        strange = [value for value in allowed if value not in domain.choices]
+        if strange:
+            raise ConfigError(f"{here}: when {parent} is {strange[0]!r}, but its choices are {list(domain.choices)}")
+    list(ordered(space))

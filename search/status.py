@@ -1,0 +1,49 @@
+"""A study as rows to show: one a trial, and the sum of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search import study as studies
+from search.space import Scalar
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial: state in lower case, its last rung's dev accuracy and standard error (0..1), steps, stage seconds."""
+
+    number: int
+    state: str
+    steps: int
+    accuracy: float | None
+    accuracy_se: float | None
+    seconds: float
+    failure: str
+    published: bool
+    values: Mapping[str, Scalar]
+
+
+def trial_rows(study: optuna.Study) -> list[TrialRow]:
+    """Return a row for every trial that was started."""
+    return [_row(trial) for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+
+
+def _row(trial: FrozenTrial) -> TrialRow:
+    reports = studies.reports(trial)
+    last = reports[-1] if reports else None
+    kind = trial.user_attrs.get(studies.FAILURE_KIND, "")
+    return TrialRow(
+        number=trial.number,
+        state=trial.state.name.lower(),
+        steps=last.steps if last else 0,
+        accuracy=last.dev_accuracy if last else None,
+        accuracy_se=last.dev_accuracy_se if last else None,
+        seconds=sum(sum(report.seconds.values()) for report in reports),
+        failure=f"{kind}: {trial.user_attrs.get(studies.FAILURE_MESSAGE, '')}" if kind else "",
+        published=studies.is_published(trial),
+        values=studies.trial_values(trial),
+    )

@@ -1,0 +1,311 @@
+"""MLflow: one parent run a search and one child a trial, found again by their tags and never doubled.
+
+An own tracker over ``MlflowClient``, because Ray's callback and the fluent API leave runs RUNNING after a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+
+from kinemic.config import TrialConfig
+from kinemic.errors import KinemicError
+from kinemic.report import RungReport
+from search.failures import Failure
+from search.outbox import DELIVERY_ERRORS, Outbox, is_away
+from search.space import Scalar, getattr_path
+
+STUDY_TAG, TRIAL_TAG, ROLE_TAG = "kinemic.study", "kinemic.trial", "kinemic.role"
+STATE_TAG, FAILURE_TAG, DEVICE_TAG = "kinemic.state", "kinemic.failure", "kinemic.device"
+FINAL_KEYS = ("dev_accuracy", "dev_accuracy_se", "steps", "seconds", "peak_memory_mb")
+
+# Settings that are worth a column beside the searched ones.
+_FIXED_OF_INTEREST = ("judge.profile", "judge.augment", "adapt.batch_size", "adapt.precision", "synthesis.sampler")
+_ENDED = ("FINISHED", "KILLED", "FAILED")
+_STATES = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed"}
+
+
+@dataclass
+class _Child:
+    """What the tracker knows of a trial's run; ``run_id`` is set by the outbox's thread when it has been created."""
+
+    run_id: str = ""
+    status: str = ""
+    steps: set[int] = field(default_factory=set)  # rungs that are logged
+    seconds: float = 0.0
+    rungs: int = 0
+
+
+class Tracker:
+    """Keeps a search's runs on a tracking server. Every call returns at once; an outbox delivers it."""
+
+    def __init__(
+        self, client: MlflowClient, experiment_id: str, study: str, parent_id: str, retry_after: float
+    ) -> None:
+        self._client, self._experiment, self._study = client, experiment_id, study
+        self.parent_id = parent_id
+        self._children: dict[int, _Child] = {}
+        self._outbox = Outbox(retry_after)
+        self._find_children()
+
+    def is_ended(self, number: int) -> bool:
+        """Whether a trial's run exists and is over."""
+        return number in self._children and self._children[number].status in _ENDED
+
+    def start_trial(self, number: int, values: Mapping[str, Scalar], config: TrialConfig) -> None:
+        """Create a trial's run, or go on with the one that is there. Only readable parameters are logged."""
+        child = self._children.setdefault(number, _Child())
+        child.status = "RUNNING"
+        shown = {path: _readable(value) for path, value in values.items()}
+        shown |= {path: _readable(getattr_path(config, path)) for path in _FIXED_OF_INTEREST if path not in shown}
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        self._outbox.put(lambda: self._start(number, child, shown, text))
+
+    def log_rung(self, number: int, report: RungReport) -> None:
+        """Log a rung's metrics in one request, with the adaptation steps as their step."""
+        child = self._children[number]
+        self._outbox.put(lambda: self._log_rung(child, report))
+
+    def end_trial(self, number: int, status: str, workdir: Path, failure: Failure | None) -> None:
+        """End a trial's run as FINISHED, KILLED (pruned) or FAILED, with the files of its ``artifacts`` folder."""
+        child = self._children[number]
+        child.status = status
+        self._outbox.put(lambda: self._end(child, status, workdir, failure))
+
+    def log_parent(self, metrics: Mapping[str, float], tags: Mapping[str, str], texts: Mapping[str, str]) -> None:
+        """Log metrics, tags and text artifacts (file name to content) on the search's own run."""
+        now, run_id = _now(), self.parent_id
+
+        def deliver() -> None:
+            self._client.log_batch(
+                run_id,
+                metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
+                tags=[RunTag(key, value) for key, value in tags.items()],
+            )
+            for name, text in texts.items():
+                self._client.log_text(run_id, text, name)
+
+        self._outbox.put(deliver)
+
+    def close(self, status: str, patience: float = 60.0) -> bool:
+        """End the parent run, and as KILLED every child that still runs; returns whether all was delivered in time."""
+        for child in self._children.values():
+            if child.status == "RUNNING":
+                self._outbox.put(lambda child=child: self._interrupt(child))  # type: ignore[misc]
+        self._outbox.put(lambda: self._client.set_terminated(self.parent_id, status))
+        return self._outbox.close(patience)
+
+    @property
+    def refused(self) -> list[str]:
+        """Calls that the server refused, one line each."""
+        return self._outbox.refused
+
+    def _find_children(self) -> None:
+        token: str | None = None
+        while True:
+            where = f"tags.`{STUDY_TAG}` = '{self._study}' and tags.`{ROLE_TAG}` = 'trial'"
+            page = self._client.search_runs([self._experiment], where, page_token=token)
+            for run in page:
+                child = _Child(run.info.run_id, run.info.status)
+                if child.status not in _ENDED or run.data.tags.get(STATE_TAG) == "interrupted":
+                    child.status = "RUNNING"
+                    history = self._client.get_metric_history(child.run_id, "dev_accuracy")
+                    child.steps = {metric.step for metric in history}
+                    child.seconds = run.data.metrics.get("seconds", 0.0)
+                    child.rungs = len(child.steps)
+                self._children[int(run.data.tags[TRIAL_TAG])] = child
+            token = page.token
+            if not token:
+                return
+
+    def _start(self, number: int, child: _Child, params: Mapping[str, str], config_yaml: str) -> None:
+        if not child.run_id:
+            child.run_id = self._created(number)
+        self._client.update_run(child.run_id, status="RUNNING")
+        tags = [RunTag(STATE_TAG, "running")]
+        self._client.log_batch(child.run_id, params=[Param(k, v) for k, v in params.items()], tags=tags)
+        self._client.log_text(child.run_id, config_yaml, "config.yaml")
+
+    def _created(self, number: int) -> str:
+        """Return the trial's run; asked first, because a create whose answer was lost must not be done twice."""
+        where = f"tags.`{STUDY_TAG}` = '{self._study}' and tags.`{TRIAL_TAG}` = '{number}'"
+        found = self._client.search_runs([self._experiment], where, max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        tags = {
+            STUDY_TAG: self._study,
+            TRIAL_TAG: str(number),
+            ROLE_TAG: "trial",
+            "mlflow.parentRunId": self.parent_id,
+        }
+        return str(self._client.create_run(self._experiment, tags=tags, run_name=f"trial {number:04d}").info.run_id)
+
+    def _log_rung(self, child: _Child, report: RungReport) -> None:
+        if report.steps in child.steps:
+            return
+        seconds, now = child.seconds + sum(report.seconds.values()), _now()
+        metrics = [Metric(key, value, now, report.steps) for key, value in _rung_metrics(report, seconds).items()]
+        self._client.log_batch(child.run_id, metrics=metrics, tags=[RunTag(DEVICE_TAG, report.device)])
+        child.steps.add(report.steps)
+        child.seconds, child.rungs = seconds, child.rungs + 1
+
+    def _end(self, child: _Child, status: str, workdir: Path, failure: Failure | None) -> None:
+        if not child.rungs:  # a trial that failed before its first rung ends with the same keys as every other
+            now = _now()
+            empty = {key: float("nan") if key.startswith("dev_") else 0.0 for key in FINAL_KEYS}
+            self._client.log_batch(child.run_id, metrics=[Metric(key, value, now, 0) for key, value in empty.items()])
+            child.rungs = 1
+        self._log_artifacts(child.run_id, workdir / "artifacts")
+        tags = {STATE_TAG: _STATES[status]}
+        if failure is not None:
+            tags |= {FAILURE_TAG: failure.kind, f"{FAILURE_TAG}.message": failure.message}
+        self._client.log_batch(child.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._client.set_terminated(child.run_id, status)
+
+    def _interrupt(self, child: _Child) -> None:
+        self._client.set_tag(child.run_id, STATE_TAG, "interrupted")
+        self._client.set_terminated(child.run_id, "KILLED")
+
+    def _log_artifacts(self, run_id: str, folder: Path) -> None:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            table = _as_table(path)
+            if table is None:
+                self._client.log_artifact(run_id, str(path))
+            else:
+                # log_table appends to what is there, so a table that is delivered twice would double its rows
+                if not any(file.path == path.name for file in self._client.list_artifacts(run_id)):
+                    self._client.log_table(run_id, table, path.name)
+
+
+def check_reachable(uri: str) -> None:
+    """Check within seconds that a tracking server answers, before anything is prepared; writes nothing.
+
+    Raises KinemicError for a server that doesn't answer, and for a kind of URI that can't be a tracking store.
+    """
+    if uri.startswith("sqlite:///"):
+        return
+    if not uri.startswith(("http://", "https://")):
+        if "://" in uri and not uri.startswith("file:"):
+            return  # another database or a plug-in: MLflow itself says what is wrong with it
+        raise KinemicError(f"tracking.uri {uri}: expected http(s)://HOST:PORT or sqlite:///PATH, not a folder")
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise KinemicError(f"MLflow at {uri} answers with error {error.code}; is it still starting?") from error
+    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise KinemicError(
+            f"MLflow at {uri} cannot be reached ({reason}); start it, or leave tracking.uri out for a local file"
+        ) from error
+
+
+def open_tracker(
+    uri: str, experiment: str, study: str, name: str, artifacts: Path | None, retry_after: float = 2.0
+) -> Tracker:
+    """Open a search's runs: the experiment and the parent run are created, or found again by their tags.
+
+    ``artifacts`` is the folder for artifacts of a local store, None where the server decides. Raises KinemicError.
+    """
+    # MLflow's client retries for minutes by default; the outbox does the waiting here, and nothing else may block.
+    for key, value in {"MAX_RETRIES": "1", "TIMEOUT": "10", "BACKOFF_FACTOR": "1"}.items():
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{key}", value)
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        experiment_id = _experiment(client, experiment, artifacts)
+        parent_id = _parent(client, experiment_id, study, name)
+        return Tracker(client, experiment_id, study, parent_id, retry_after)
+    except DELIVERY_ERRORS as error:
+        first = str(error).strip().splitlines()[0]
+        state = "cannot be reached" if is_away(error) else "refuses"
+        raise KinemicError(f"MLflow at {uri} {state}: {first}") from error
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    return str(client.create_experiment(name, artifacts.resolve().as_uri() if artifacts else None))
+
+
+def _parent(client: MlflowClient, experiment_id: str, study: str, name: str) -> str:
+    where = f"tags.`{STUDY_TAG}` = '{study}' and tags.`{ROLE_TAG}` = 'search'"
+    found = client.search_runs([experiment_id], where, max_results=1)
+    if found:
+        run_id = str(found[0].info.run_id)
+        client.update_run(run_id, status="RUNNING")
+        return run_id
+    tags = {STUDY_TAG: study, ROLE_TAG: "search"}
+    return str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
+
+
+def _rung_metrics(report: RungReport, seconds: float) -> dict[str, float]:
+    sizes = report.pool_sizes
+    metrics = {
+        "dev_accuracy": report.dev_accuracy,
+        "dev_accuracy_se": report.dev_accuracy_se,
+        "steps": float(report.steps),
+        "seconds": seconds,
+        "peak_memory_mb": report.peak_memory_mb,
+        "pool_fallbacks": float(report.pool_fallbacks),
+    }
+    if sizes:
+        metrics |= {"pool_size_min": float(min(sizes)), "pool_size_mean": sum(sizes) / len(sizes)}
+        metrics |= {"pool_size_max": float(max(sizes))}
+    metrics |= {f"accuracy_seed_{i}": value for i, value in enumerate(report.accuracies)}
+    metrics |= {f"loss_{key}": value for key, value in report.losses.items()}
+    metrics |= {f"seconds_{key}": value for key, value in report.seconds.items()}
+    return metrics
+
+
+def _as_table(path: Path) -> dict[str, list[Any]] | None:
+    """Return a JSON file of flat rows as columns, which MLflow's page shows as a table; None for anything else."""
+    if path.suffix != ".json":
+        return None
+    try:
+        rows = json.loads(path.read_text())
+    except ValueError:
+        return None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        return None
+    columns = {key: None for row in rows for key in row}
+    return {key: [_cell(row.get(key)) for row in rows] for key in columns}
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _readable(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def server_command(uri: str, artifacts: Path | None, port: int = 5000) -> str:
+    """Return the line that opens the MLflow page of a store; for a server, its address."""
+    if uri.startswith("http"):
+        return uri
+    place = f" --default-artifact-root {artifacts.resolve().as_uri()}" if artifacts else ""
+    # Job execution is for MLflow's GenAI features; without it the server takes 0.5 GB instead of 2.3.
+    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {_mlflow()} server --backend-store-uri {uri}{place} --port {port}"
+
+
+def _mlflow() -> str:
+    """Return how to call mlflow: the one beside this Python, for a user who has not activated the environment."""
+    beside = Path(sys.executable).with_name("mlflow")
+    return str(beside) if beside.exists() else "mlflow"
