@@ -1,0 +1,88 @@
+"""What can be told before a job is submitted: whether any node could run it, and whether its paths make sense there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+from ray.job_submission import JobSubmissionClient
+from ray.util.state import list_nodes
+
+from cluster.connection import translated
+from cluster.errors import ClusterError
+from search.config import SearchConfig
+
+MANY = 10_000  # nodes asked for; the state API's own default is 100
+
+
+@dataclass(frozen=True)
+class Resources:
+    """CPU cores and GPUs, which may be fractions."""
+
+    cpus: float = 0
+    gpus: float = 0
+
+    def fits(self, other: Resources) -> bool:
+        """Return whether ``other`` has at least as much of both."""
+        return self.cpus <= other.cpus and self.gpus <= other.gpus
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
+
+
+def node_resources(client: JobSubmissionClient) -> list[Resources]:
+    """Return what each live node of the cluster has in all, busy or not, the largest first."""
+    url = client.get_address()
+    with translated(url):
+        nodes = list_nodes(address=url, limit=MANY)
+    totals: list[Mapping[str, float]] = [node.resources_total or {} for node in nodes if node.state == "ALIVE"]
+    found = [Resources(total.get("CPU", 0), total.get("GPU", 0)) for total in totals]
+    return sorted(found, key=lambda node: (node.gpus, node.cpus), reverse=True)
+
+
+def describe(nodes: list[Resources]) -> str:
+    """Return the cluster's nodes in a few words, equal ones together."""
+    if not nodes:
+        return "no live node"
+    kinds = {node: nodes.count(node) for node in nodes}
+    return ", ".join(f"{count} x {node}" for node, count in kinds.items())
+
+
+def trial_resources(config: SearchConfig) -> Resources:
+    """Return what one trial of a search asks for; what the search decides by itself fits wherever it runs."""
+    return Resources(config.resources.cpus or 1, config.resources.gpus or 0)
+
+
+def check_resources(nodes: list[Resources], who: str, asked: Resources, mend: str) -> None:
+    """Raise ClusterError where no node has, even when idle, what is asked for: Ray would let it wait for ever."""
+    if not any(asked.fits(node) for node in nodes):
+        raise ClusterError(
+            f"{who} asks for {asked} and no node has that much: the cluster has {describe(nodes)}; {mend}"
+            " (--no-check for a cluster that adds nodes by itself)"
+        )
+
+
+def check_paths(config: SearchConfig, uploaded: set[Path]) -> None:
+    """Raise ClusterError for a path of data or prior that can't exist on the cluster: relative, and not uploaded."""
+    for key, path in _paths(config.data, "data") | _paths(config.prior, "prior"):
+        inside = any(path == target or path in target.parents for target in uploaded)
+        if not path.is_absolute() and not inside:
+            raise ClusterError(
+                f"{key}: {path} is relative to this machine and data are not uploaded; give the absolute path that it"
+                " has on the cluster"
+            )
+
+
+def _paths(model: BaseModel, prefix: str) -> set[tuple[str, Path]]:
+    return set(_walk(model, prefix))
+
+
+def _walk(model: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, Path):
+            yield f"{prefix}.{name}", value
+        elif isinstance(value, BaseModel):
+            yield from _walk(value, f"{prefix}.{name}")

@@ -1,0 +1,60 @@
+"""A search's file becomes a job: checked here, packed, and started on the cluster."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray.job_submission import JobSubmissionClient
+
+from cluster.jobs import Job, submit
+from cluster.package import Upload, files_to_upload, stage
+from cluster.preflight import Resources, check_paths, check_resources, node_resources, trial_resources
+from search.config import SearchConfig, load
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A search that was checked on this machine and can be submitted: what it is, what runs it, what is uploaded."""
+
+    config: SearchConfig
+    entrypoint: str
+    uploads: list[Upload]
+    driver: Resources
+
+
+def prepare(file: Path, settings: tuple[str, ...], own: Path | None, runs: str, driver: Resources) -> Submission:
+    """Read and check a search's file and everything to be uploaded with it, without asking the cluster.
+
+    Raises ConfigError for the file, ClusterError for paths that mean nothing on the cluster and for over 50 MB.
+    """
+    config = load(file, settings)
+    uploads = files_to_upload(file, own)
+    check_paths(config, {upload.target for upload in uploads})
+    return Submission(config, search_command(file.name, settings, runs), uploads, driver)
+
+
+def search_command(file: str, settings: tuple[str, ...], runs: str) -> str:
+    """Return the shell command that runs a search inside a job; ``~`` in ``runs`` is the cluster's home."""
+    home, rest = ("~/", runs[2:]) if runs.startswith("~/") else ("", runs)
+    # "auto": Ray sets the cluster's address in a job's environment, and only this way uses its token there.
+    overrides = [word for setting in (*settings, "resources.address=auto") for word in ("--set", setting)]
+    return f"exec python -m kinemic.cli search run {shlex.join([file, *overrides])} --runs {home}{shlex.quote(rest)}"
+
+
+def check_fits(client: JobSubmissionClient, submission: Submission) -> None:
+    """Raise ClusterError where no node of the cluster could run a trial, or the search's driver."""
+    nodes = node_resources(client)
+    check_resources(
+        nodes, "a trial", trial_resources(submission.config), "lower resources.cpus and resources.gpus of the file"
+    )
+    check_resources(nodes, "the search itself", submission.driver, "lower --driver-cpus and --driver-gpus")
+
+
+def start(client: JobSubmissionClient, submission: Submission) -> str:
+    """Upload and submit; return the job's id, ``SEARCH-N``. Raises ClusterError."""
+    with tempfile.TemporaryDirectory(prefix="kinemic-job-") as folder:
+        stage(submission.uploads, Path(folder))
+        return submit(client, Job(submission.config.name, submission.entrypoint, Path(folder), submission.driver))
