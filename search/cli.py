@@ -40,8 +40,9 @@ def search() -> None:
 @search.command()
 @runs_option
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Override a setting of FILE.")
+@click.option("--resume", is_flag=True, help="Where this very search was started before, go on with it.")
 @click.argument("file", type=click.Path(path_type=Path))
-def run(file: Path, settings: tuple[str, ...], runs: Path) -> None:
+def run(file: Path, settings: tuple[str, ...], runs: Path, resume: bool) -> None:
     """Run the search that FILE describes: prepare, search, run the contenders again on fresh seeds.
 
     Ctrl-C keeps everything; `kinemic search resume NAME` goes on.
@@ -53,7 +54,8 @@ def run(file: Path, settings: tuple[str, ...], runs: Path) -> None:
     from search.live import LiveTable
 
     with progress_bars() as progress:
-        prepared = runner.start(config, runs, progress=progress)
+        begin = runner.start_or_reopen if resume else runner.start
+        prepared = begin(config, runs, progress=progress)
     with LiveTable(prepared.folder) as table:
         outcome = runner.go_on(prepared, runs, watch=table)
     _show_outcome(outcome)

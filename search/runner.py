@@ -120,6 +120,19 @@ def start(
     return Opened(config, folder, study, space, state)
 
 
+def start_or_reopen(config: SearchConfig, runs: Path, *, progress: ProgressCallback = silent) -> Opened:
+    """Start a search, or go on with it where it was started with the same configuration. Raises KinemicError."""
+    folder = SearchFolder((runs / config.name).resolve())
+    if not folder.started:
+        return start(config, runs, progress=progress)
+    if dump(folder.config()) != dump(config):
+        raise KinemicError(
+            f"search {config.name!r} was started with other settings, its trials could not be compared; "
+            "take another name: --set name=NEW"
+        )
+    return reopen(config.name, runs, progress=progress)
+
+
 def reopen(name: str, runs: Path, *, check_inputs: bool = True, progress: ProgressCallback = silent) -> Opened:
     """Open a search that was started; inputs that are gone are prepared again. Raises KinemicError."""
     folder = find(runs, name)
@@ -224,7 +237,12 @@ def _tune(ledger: Ledger, work: Work, part: Share, folder: SearchFolder) -> None
             reuse_actors=True,
         ),
         # The ledger keeps the state; what Tune writes here is never read again.
-        run_config=tune.RunConfig(name="ray", storage_path=str(folder.path), verbose=0),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(folder.path),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            verbose=0,
+        ),
     )
     tuner.fit()
 
