@@ -1,0 +1,104 @@
+"""Caption encoders behind one small protocol; the id of an encoder travels in every checkpoint that depends on it.
+
+Legend: n captions, E embedding width.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from kinemic.config import OpenClipConfig, TextConfig
+from kinemic.errors import CheckpointError, DataError
+from kinemic.text_cache import CachedEncoder
+from kinemic.text_clip import OpenClipEncoder, build_open_clip
+from kinemic.text_tfidf import TfidfEncoder, content_stems
+
+__all__ = [
+    "CachedEncoder",
+    "OpenClipEncoder",
+    "TextEncoder",
+    "TfidfEncoder",
+    "build_encoder",
+    "content_stems",
+    "embed",
+    "load_encoder",
+    "save_encoder",
+]
+
+FILE = "encoder.json"
+
+
+class TextEncoder(Protocol):
+    """What the method needs of a text encoder."""
+
+    @property
+    def id(self) -> str:
+        """Name of the encoder and its weights: two encoders of one id give the same embeddings."""
+
+    @property
+    def dim(self) -> int:
+        """Width E of an embedding."""
+
+    def encode(self, captions: Sequence[str]) -> NDArray[np.float32]:
+        """Return one raw (not normalised) row per caption, (n, E); raises DataError for one that can't be embedded."""
+
+
+def build_encoder(config: TextConfig, captions: Sequence[str] = (), device: str = "cpu") -> TextEncoder:
+    """Return the encoder of a configuration; ``captions`` are what TF-IDF is fitted on, CLIP ignores them.
+
+    Raises ConfigError, DataError or CheckpointError, each of one line.
+    """
+    if isinstance(config, OpenClipConfig):
+        return build_open_clip(config, device)
+    return TfidfEncoder.fit(captions, config.dim)
+
+
+def embed(encoder: TextEncoder, captions: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+    """Return each distinct caption with its embedding (E,)."""
+    distinct = list(dict.fromkeys(captions))
+    return dict(zip(distinct, encoder.encode(distinct), strict=True))
+
+
+def save_encoder(encoder: TextEncoder, config: TextConfig, folder: Path) -> None:
+    """Write what ``load_encoder`` needs, atomically: the configuration and id, and a fitted encoder's state.
+
+    A folder that another process finished meanwhile is kept. Raises DataError where the place can't be written to.
+    """
+    inner = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as room:
+            fresh = Path(room) / "fresh"
+            fresh.mkdir()
+            if isinstance(inner, TfidfEncoder):
+                inner.save(fresh)
+            state = {"id": inner.id, "config": config.model_dump(mode="json")}
+            (fresh / FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+            if not (folder / FILE).exists():
+                fresh.rename(folder)
+    except OSError as error:
+        if not (folder / FILE).exists():
+            raise DataError(f"{folder}: cannot be written to ({error.strerror}); give another place") from error
+
+
+def load_encoder(folder: Path, device: str = "cpu") -> TextEncoder:
+    """Read an encoder that ``save_encoder`` wrote. Raises CheckpointError for a damaged one, or one of another id."""
+    try:
+        state = json.loads((folder / FILE).read_bytes())
+        config: TextConfig = TypeAdapter(TextConfig).validate_python(state["config"])
+        expected = str(state["id"])
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        why = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"{folder}: not a readable text encoder ({why}); delete it to make a new one") from error
+    encoder = build_open_clip(config, device) if isinstance(config, OpenClipConfig) else TfidfEncoder.load(folder)
+    if encoder.id != expected:
+        raise CheckpointError(f"{folder}: made with text encoder {expected}, now it is {encoder.id}")
+    return encoder

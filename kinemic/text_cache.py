@@ -1,0 +1,91 @@
+"""Caption embeddings on disk: one SQLite file per encoder, shared by processes, each caption embedded once."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinemic.errors import DataError
+
+if TYPE_CHECKING:
+    from kinemic.text import TextEncoder
+
+WAIT_S = 120.0  # for another process that is writing
+_CHUNK = 500  # captions a query; SQLite allows 999 variables in old versions
+_BLOCK = 4096  # captions embedded between two writes, so that an interruption loses little
+
+
+@dataclass(frozen=True)
+class CachedEncoder:
+    """An encoder that embeds only captions which its cache folder does not hold, and repeated ones once."""
+
+    encoder: TextEncoder
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        """The inner encoder's id."""
+        return self.encoder.id
+
+    @property
+    def dim(self) -> int:
+        """The inner encoder's width E."""
+        return self.encoder.dim
+
+    @property
+    def file(self) -> Path:
+        """The cache file; the hash keeps ids apart that differ only in characters no file name has."""
+        safe = re.sub("[^A-Za-z0-9._-]", "_", self.id)
+        return self.folder / f"{safe}-{hashlib.blake2b(self.id.encode(), digest_size=4).hexdigest()}.sqlite"
+
+    def encode(self, captions: Sequence[str]) -> NDArray[np.float32]:
+        """Return one row per caption, (n, E). Raises DataError where the cache can't be written or is damaged."""
+        distinct = list(dict.fromkeys(captions))
+        with self._database() as database:
+            known = dict(self._read(database, distinct))
+            missing = [caption for caption in distinct if caption not in known]
+            for start in range(0, len(missing), _BLOCK):
+                block = missing[start : start + _BLOCK]
+                rows = self.encoder.encode(block)
+                known |= zip(block, rows, strict=True)
+                with database:
+                    values = [(c, np.ascontiguousarray(r, "<f4").tobytes()) for c, r in zip(block, rows, strict=True)]
+                    database.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", values)
+        if not captions:
+            return np.zeros((0, self.dim), dtype=np.float32)
+        return np.stack([known[caption] for caption in captions])
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.file, timeout=WAIT_S)) as database:
+                database.execute(
+                    "CREATE TABLE IF NOT EXISTS embeddings (caption TEXT PRIMARY KEY, vector BLOB NOT NULL)"
+                )
+                yield database
+        except (OSError, sqlite3.Error) as error:
+            raise DataError(
+                f"{self.file}: caption cache can't be used ({error}); delete it or give another place"
+            ) from error
+
+    def _read(self, database: sqlite3.Connection, captions: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        for start in range(0, len(captions), _CHUNK):
+            chunk = captions[start : start + _CHUNK]
+            marks = ",".join("?" * len(chunk))
+            for caption, vector in database.execute(f"SELECT * FROM embeddings WHERE caption IN ({marks})", chunk):
+                row = np.frombuffer(vector, dtype="<f4")
+                if row.shape != (self.dim,):
+                    raise DataError(
+                        f"{self.file}: holds rows of {len(row)} numbers, {self.id} has {self.dim}; delete it"
+                    )
+                yield caption, row
