@@ -64,7 +64,7 @@ def cluster() -> None:
 )
 @click.option("--no-check", is_flag=True, help="Submit even where no node has what the search asks for.")
 def submit_command(file: Path, address: str, settings: tuple[str, ...], **options: Any) -> None:
-    """Run the search of FILE on a cluster.
+    """Run the search of FILE on a cluster, or go on with it where it was stopped.
 
     Code and FILE are uploaded (at most 50 MB); data and checkpoints must already be there, at the absolute paths that
     FILE names. Exit code 0: started, or with --follow ended well. 1: it ended badly. 2: it could not be started.
@@ -72,11 +72,12 @@ def submit_command(file: Path, address: str, settings: tuple[str, ...], **option
     from cluster.connection import connect
     from cluster.jobs import wait_started
     from cluster.preflight import Resources
-    from cluster.submit import check_fits, prepare, start
+    from cluster.submit import check_fits, check_idle, prepare, start
 
     driver = Resources(options["driver_cpus"], options["driver_gpus"])
     submission = prepare(file, settings, options["working_dir"], options["runs"], driver)
     client = connect(address)
+    check_idle(client, submission)
     if not options["no_check"]:
         check_fits(client, submission)
     job_id = start(client, submission)
@@ -138,7 +139,7 @@ def logs_command(job_id: str, address: str, follow: bool) -> None:
 @job_argument
 @address_option
 def stop_command(job_id: str, address: str) -> None:
-    """Stop a search. Its finished trials are kept: submitted again, it goes on."""
+    """Stop a search. What it has done is kept: submitted again, it goes on."""
     from cluster.connection import connect
     from cluster.jobs import details, stop
 

@@ -7,9 +7,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray.job_submission import JobSubmissionClient
+from ray.job_submission import JobStatus, JobSubmissionClient
 
-from cluster.jobs import Job, submit
+from cluster.errors import ClusterError
+from cluster.jobs import SEARCH_KEY, Job, search_jobs, submit
 from cluster.package import Upload, files_to_upload, stage
 from cluster.preflight import Resources, check_paths, check_resources, node_resources, trial_resources
 from search.config import SearchConfig, load
@@ -37,11 +38,15 @@ def prepare(file: Path, settings: tuple[str, ...], own: Path | None, runs: str, 
 
 
 def search_command(file: str, settings: tuple[str, ...], runs: str) -> str:
-    """Return the shell command that runs a search inside a job; ``~`` in ``runs`` is the cluster's home."""
+    """Return the shell command that runs a search inside a job, or goes on with it where it was stopped.
+
+    ``~`` at the start of ``runs`` is the cluster's home.
+    """
     home, rest = ("~/", runs[2:]) if runs.startswith("~/") else ("", runs)
     # "auto": Ray sets the cluster's address in a job's environment, and only this way uses its token there.
     overrides = [word for setting in (*settings, "resources.address=auto") for word in ("--set", setting)]
-    return f"exec python -m kinemic.cli search run {shlex.join([file, *overrides])} --runs {home}{shlex.quote(rest)}"
+    words = shlex.join(["kinemic.cli", "search", "run", file, "--resume", *overrides])
+    return f"exec python -m {words} --runs {home}{shlex.quote(rest)}"
 
 
 def check_fits(client: JobSubmissionClient, submission: Submission) -> None:
@@ -51,6 +56,17 @@ def check_fits(client: JobSubmissionClient, submission: Submission) -> None:
         nodes, "a trial", trial_resources(submission.config), "lower resources.cpus and resources.gpus of the file"
     )
     check_resources(nodes, "the search itself", submission.driver, "lower --driver-cpus and --driver-gpus")
+
+
+def check_idle(client: JobSubmissionClient, submission: Submission) -> None:
+    """Raise ClusterError where the same search runs there already: two of them would drive one study."""
+    search = submission.config.name
+    for job in search_jobs(client):
+        if (job.metadata or {}).get(SEARCH_KEY) == search and job.status == JobStatus.RUNNING:
+            raise ClusterError(
+                f"search {search!r} runs there already as {job.submission_id}; stop that one first, or take another"
+                " name: --set name=NEW"
+            )
 
 
 def start(client: JobSubmissionClient, submission: Submission) -> str:

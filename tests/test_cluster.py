@@ -83,8 +83,16 @@ def test_the_command_of_a_job_survives_the_shell() -> None:
         check=True,
         env={"HOME": "/home/me", "PATH": os.environ["PATH"]},
     ).stdout.splitlines()
-    start = ["-m", "kinemic.cli", "search", "run", "a b.yaml", "--set", "name=x y", "--set", "budget.trials=2"]
-    assert printed == [*start, "--set", "resources.address=auto", "--runs", "/home/me/my runs"]
+    start = ["-m", "kinemic.cli", "search", "run", "a b.yaml", "--resume", "--set", "name=x y"]
+    assert printed == [
+        *start,
+        "--set",
+        "budget.trials=2",
+        "--set",
+        "resources.address=auto",
+        "--runs",
+        "/home/me/my runs",
+    ]
 
 
 def test_a_path_that_only_this_machine_has_is_refused() -> None:
