@@ -3,6 +3,7 @@
 Shapes: N clips, B batch, T frames, F features, E text width. Frames run at 20 per second.
 """
 
+# ruff: noqa: N815 - fields carry shape suffixes like every tensor here
 from __future__ import annotations
 
 import warnings
@@ -17,6 +18,7 @@ from torch import Tensor
 from kinemic.errors import DataError
 from kinemic.losses import length_mask
 from kinemic.motion import Statistics
+from kinemic.seeding import derive_seed
 
 if TYPE_CHECKING:
     from kinemic.data.corpus import Corpus
@@ -69,7 +71,8 @@ class ClipSet:
         other by its own. Raises DataError for a clip without a caption.
         """
         chosen = np.fromiter(indices, dtype=np.int64)
-        captions = [_captions(corpus, int(i)) for i in chosen]
+        by_class = corpus.class_captions
+        captions = [_captions(corpus, by_class, int(i)) for i in chosen]
         vocabulary = {caption: row for row, caption in enumerate(dict.fromkeys(c for clip in captions for c in clip))}
         text = encoder.encode(list(vocabulary)) if vocabulary else np.empty((0, encoder.dim))
         counts = torch.tensor([len(clip) for clip in captions], dtype=torch.int64)
@@ -115,17 +118,6 @@ class ClipSet:
         text_BE = self.text[self.captions[caption_B].to(self.device)]
         return Batch(x_BTF, lengths_B, text_BE, self.labels[indices].to(self.device))
 
-    def subset(self, indices: Tensor) -> ClipSet:
-        """Return the set of some of these clips, over the same memory."""
-        return replace(
-            self,
-            starts=self.starts[indices],
-            lengths=self.lengths[indices],
-            labels=self.labels[indices],
-            caption_starts=self.caption_starts[indices],
-            caption_counts=self.caption_counts[indices],
-        )
-
     @property
     def device(self) -> torch.device:
         """Where features and embeddings lie and batches come out; what says where to look always lies on the CPU."""
@@ -153,9 +145,21 @@ def _mapped(features: np.ndarray) -> Tensor:
         return torch.from_numpy(np.asarray(features))
 
 
-def _captions(corpus: Corpus, index: int) -> Sequence[str]:
+def endless_passes(clips: int, first: int, count: int, seed: int) -> Tensor:
+    """Return places ``first`` .. ``first + count`` of an endless row of reshuffled passes over ``clips`` indices.
+
+    A function of its arguments alone, so that training which stopped anywhere goes on with the same clips.
+    """
+    order = []
+    for number in range(first // clips, -(-(first + count) // clips)):
+        rng = torch.Generator().manual_seed(derive_seed(seed, "pass", number))
+        order.append(torch.randperm(clips, generator=rng))
+    return torch.cat(order)[first % clips :][:count]
+
+
+def _captions(corpus: Corpus, by_class: Sequence[Sequence[str]], index: int) -> Sequence[str]:
     label = int(corpus.labels[index])
-    captions = corpus.class_captions[label] if label >= 0 and corpus.class_captions else corpus.captions[index]
+    captions = by_class[label] if label >= 0 and by_class else corpus.captions[index]
     if not captions:
         raise DataError(f"clip {corpus.names[index]} has no caption; every clip needs at least one: caption or drop it")
     return captions

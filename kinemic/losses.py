@@ -38,8 +38,9 @@ def soft_nearest_neighbours(
     ``-(logsumexp over candidates of the same label - logsumexp over all)`` of ``exp(logit_scale) * cos``
     (Frosst et al. 2019, arXiv 1902.01889). An anchor with no candidate of its label gives +inf.
     """
-    anchors, candidates = functional.normalize(anchors_AD.float(), dim=1), functional.normalize(candidates_ND.float(), dim=1)
-    logits_AN = logit_scale.exp() * anchors @ candidates.T
+    anchors_AD = functional.normalize(anchors_AD.float(), dim=1)
+    candidates_ND = functional.normalize(candidates_ND.float(), dim=1)
+    logits_AN = logit_scale.exp() * anchors_AD @ candidates_ND.T
     same_AN = labels_A[:, None] == labels_N
     return logits_AN.logsumexp(1) - logits_AN.masked_fill(~same_AN, -math.inf).logsumexp(1)
 
@@ -47,7 +48,7 @@ def soft_nearest_neighbours(
 def find_windows(attention_BT: Tensor, prior_lengths_B: Tensor, target_lengths_B: Tensor) -> tuple[Tensor, Tensor]:
     """Return start and length, (B,) each, of the stretch of a source clip with the largest attention mass.
 
-    The stretch is as long as the target clip, or all of the source clip where that is shorter; the first of equals wins.
+    It is as long as the target clip, or all of the source clip where that is shorter; the first of equals wins.
     """
     frames = attention_BT.shape[1]
     mass = attention_BT.masked_fill(~length_mask(prior_lengths_B, frames), 0.0)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import torch
+
+    from kinemic.clips import ClipSet
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +35,36 @@ def recordings() -> Path:
 
 
 @pytest.hookimpl(trylast=True)
+@pytest.fixture(scope="session")
+def toy_clips() -> Callable[..., ClipSet]:
+    """Return a maker of small random clip sets: smooth curves of a few frequencies, one caption a clip."""
+    import torch
+
+    from kinemic.clips import ClipSet
+
+    def make(
+        count: int, frames: tuple[int, int], text_dim: int, labels: torch.Tensor | None = None, seed: int = 0
+    ) -> ClipSet:
+        rng = torch.Generator().manual_seed(seed)
+        lengths = torch.randint(frames[0], frames[1] + 1, (count,), generator=rng)
+        time = torch.arange(int(lengths.sum()))[:, None] / 10
+        features = torch.sin(time * torch.rand(263, generator=rng) + torch.randn(263, generator=rng))
+        return ClipSet(
+            features=features + 0.1 * torch.randn(features.shape, generator=rng),
+            starts=lengths.cumsum(0) - lengths,
+            lengths=lengths,
+            labels=torch.full((count,), -1) if labels is None else labels,
+            text=torch.randn(count, text_dim, generator=rng),
+            captions=torch.arange(count),
+            caption_starts=torch.arange(count),
+            caption_counts=torch.ones(count, dtype=torch.int64),
+            mean_F=torch.zeros(263),
+            std_F=torch.ones(263),
+        )
+
+    return make
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly that nothing was compared with the published numbers, when that is so."""
     if not GOLDEN.is_dir():

@@ -1,0 +1,215 @@
+"""Fine-tuning of the two streams on few-shot clips (METHOD section 4): data drawing, steps, exact continuation.
+
+Every random number of step n is drawn from a seed that (seed, n) name, so that a restored run needs no random states
+and that runs with other loss weights see the same clips, timesteps and noise.
+Shapes: B batch, T frames, F features, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinemic import __version__, checkpoint
+from kinemic.clips import Batch, ClipSet, endless_passes
+from kinemic.config import AdaptConfig, LossConfig
+from kinemic.diffusion import cosine_schedule
+from kinemic.errors import ConfigError, DataError, DivergedError
+from kinemic.losses import MemoryBank
+from kinemic.models.lora import add_lora, merge
+from kinemic.models.mdm import MDM
+from kinemic.models.mic import MIC
+from kinemic.prior import Prior
+from kinemic.progress import Progress, ProgressCallback, silent
+from kinemic.seeding import derive_seed
+from kinemic.streams import TwoStreams, total_loss
+
+KIND = "adaptation"
+
+
+class Adaptation:
+    """A prior being adapted to few-shot classes; ``step`` counts the optimiser steps done.
+
+    A batch holds ``adapt.batch_size`` few-shot clips, cut from an endless row of reshuffled passes over all of them. So
+    every pass shows each clip once, and a clip comes twice in a batch only where the batch spans two passes, as it must
+    where it is larger than the few shots; its timestep, noise and source clip then differ. Each few-shot clip is paired
+    with a random clip of its class's pool (indices into ``source``). The learning rate is constant, as published.
+    Raises ConfigError where every loss weight is 0 and DataError for a pool that is missing or empty.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        few_shot: ClipSet,
+        source: ClipSet,
+        pools: Sequence[np.ndarray],
+        loss: LossConfig,
+        adapt: AdaptConfig,
+        seed: int,
+        device: str = "cpu",
+    ) -> None:
+        if not (loss.mines or loss.rec > 0):
+            raise ConfigError("every loss weight is 0, so there is nothing to learn; give at least one above 0")
+        self.prior, self.loss, self.adapt, self.seed, self.device = prior, loss, adapt, seed, device
+        self.few_shot = few_shot.on_device(device)
+        self.source = source.on_device(device) if loss.mines else source
+        self.classes = int(few_shot.labels.max()) + 1
+        self.pools = _Pools(pools, self.classes, len(source)) if loss.mines else None
+        self.streams = self._build_streams().to(device)
+        self.bank = MemoryBank(loss.bank_size, prior.config.width, device)
+        self.step = 0
+        self._data = torch.Generator()
+        self._noise = torch.Generator(device)
+        self._trained = {name: p for name, p in self.streams.named_parameters() if p.requires_grad}
+        self._optimiser = torch.optim.AdamW(
+            self._trained.values(), lr=adapt.learning_rate, weight_decay=adapt.weight_decay, fused=True
+        )
+
+    def run(self, until: int, progress: ProgressCallback = silent) -> dict[str, float]:
+        """Train up to step ``until``; return the mean of the loss and of each term over the steps of this call.
+
+        Raises DivergedError naming the step and the term that became NaN or infinite.
+        """
+        sums: dict[str, float] = {}
+        first = self.step
+        while self.step < until:
+            values = self._train_step()
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
+            progress(Progress("adapt", self.step, until, values))
+        return {name: value / (self.step - first) for name, value in sums.items()}
+
+    def generator(self) -> MDM:
+        """Return the adapted model as a plain one (text and action), LoRA merged, in evaluation mode."""
+        return merge(self.streams.target)
+
+    def save(self, path: Path) -> None:
+        """Write what training has changed: trained parameters, memory bank, optimiser; never the frozen weights."""
+        tensors = {f"trained.{name}": p.detach() for name, p in self._trained.items()}
+        for name, p in self._trained.items():
+            tensors |= {f"optimiser.{name}.{key}": value for key, value in self._optimiser.state[p].items()}
+        tensors |= {"bank.embeddings": self.bank.embeddings_ND, "bank.labels": self.bank.labels_N}
+        checkpoint.save(path, tensors, {**self._identity(), "step": self.step, "version": __version__})
+
+    def restore(self, path: Path) -> None:
+        """Continue from a saved step, with the same numbers as if never stopped.
+
+        Raises CheckpointError where the file belongs to another prior, text encoder, width, configuration or seed.
+        """
+        tensors, meta = checkpoint.load(path)
+        checkpoint.require(meta, self._identity(), path)
+        with torch.no_grad():
+            for name, p in self._trained.items():
+                p.copy_(tensors[f"trained.{name}"])
+        state = self._optimiser.state_dict()
+        state["state"] = {i: moments for i, name in enumerate(self._trained) if (moments := _moments(tensors, name))}
+        self._optimiser.load_state_dict(state)
+        self.bank.embeddings_ND = tensors["bank.embeddings"].to(self.device)
+        self.bank.labels_N = tensors["bank.labels"].to(self.device)
+        self.step = int(meta["step"])
+
+    def _build_streams(self) -> TwoStreams:
+        def seeded(name: str) -> int:
+            return derive_seed(self.seed, "adapt", name)
+
+        target = self.prior.model.with_actions(self.classes, seed=seeded("action"))
+        add_lora(target, self.adapt.lora, torch.Generator().manual_seed(seeded("lora")))
+        mic = MIC(self.prior.config.width, seed=seeded("mic"))
+        schedule = cosine_schedule(self.adapt.diffusion_steps)
+        return TwoStreams(copy.deepcopy(self.prior.model), target, mic, self.loss, schedule, self.prior.diffusion_steps)
+
+    def _train_step(self) -> dict[str, float]:
+        target, source, t_B, drop_2B = self._draw()
+        frames = max(batch.x_BTF.shape[1] for batch in (target, source) if batch is not None)
+        shape = (len(t_B), frames, target.x_BTF.shape[2])
+        noise_BTF = torch.randn(shape, generator=self._noise, device=self.device)
+        self.streams.target.dropout_source.seek(self.seed, self.step)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.adapt.precision == "bf16"):
+            terms = self.streams(target, source, t_B, noise_BTF, self.bank, drop_2B)
+        loss = total_loss(terms, self.loss).mean()
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self.adapt.grad_clip, foreach=True)
+        self._optimiser.step()
+        self.streams.clamp_temperature()
+        self.step += 1
+        means = {"loss": loss, **{name: value.mean() for name, value in terms.named().items()}, "gradient_norm": norm}
+        values = torch.stack(list(means.values())).tolist()  # the one wait for the device in a step
+        return _finite(dict(zip(means, values, strict=True)), self.step)
+
+    def _draw(self) -> tuple[Batch, Batch | None, Tensor, Tensor]:
+        """Draw the step's clips, its timesteps (B,), and whose condition is dropped (2B,)."""
+        rng = self._data.manual_seed(derive_seed(self.seed, "data", self.step))
+        self._noise.manual_seed(derive_seed(self.seed, "noise", self.step))
+        size = self.adapt.batch_size
+        indices = endless_passes(len(self.few_shot), self.step * size, size, self.seed)
+        t_B = torch.randint(self.adapt.diffusion_steps, (size,), generator=rng)
+        drop_2B = torch.rand(2 * size, generator=rng) < self.adapt.condition_dropout
+        target = self.few_shot.batch(indices, rng)
+        source = None
+        if self.pools is not None:
+            source = self.source.batch(self.pools.draw(self.few_shot.labels[indices], rng), rng)
+        return target, source, t_B.to(self.device), drop_2B.to(self.device)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must share with this run, most telling first."""
+        return {
+            "kind": KIND,
+            "model": self.prior.config.model_dump(mode="json"),
+            "encoder_id": self.prior.encoder_id,
+            "prior_diffusion_steps": self.prior.diffusion_steps,
+            "prior": _fingerprint(self.prior.model),
+            "classes": self.classes,
+            "loss": self.loss.model_dump(mode="json"),
+            "adapt": self.adapt.model_dump(mode="json", exclude={"rungs"}),
+            "seed": self.seed,
+        }
+
+
+class _Pools:
+    """The pools side by side, so that a batch of draws is one look-up."""
+
+    def __init__(self, pools: Sequence[np.ndarray], classes: int, clips: int) -> None:
+        if len(pools) != classes:
+            raise DataError(f"got {len(pools)} pools for {classes} classes; every class needs one to mine from")
+        for c, pool in enumerate(pools):
+            if len(pool) == 0:
+                raise DataError(f"the pool of class {c} is empty; lower mining.threshold or raise mining.min_pool")
+            if min(pool) < 0 or max(pool) >= clips:
+                raise DataError(f"the pool of class {c} points outside the {clips} source clips; mine this source anew")
+        self.members = torch.from_numpy(np.concatenate(pools).astype(np.int64))
+        self.counts_C = torch.tensor([len(pool) for pool in pools])
+        self.starts_C = self.counts_C.cumsum(0) - self.counts_C
+
+    def draw(self, labels_B: Tensor, rng: torch.Generator) -> Tensor:
+        """Return a random member of each label's pool, (B,)."""
+        at_B = (torch.rand(len(labels_B), generator=rng) * self.counts_C[labels_B]).long()
+        return self.members[self.starts_C[labels_B] + at_B]
+
+
+def _finite(values: dict[str, float], step: int) -> dict[str, float]:
+    for name, value in sorted(values.items(), key=lambda item: item[0] in ("loss", "gradient_norm")):
+        if not math.isfinite(value):  # a term comes before the sum that it spoils
+            raise DivergedError(f"adaptation diverged: {name} became {value} at step {step}; lower adapt.learning_rate")
+    return values
+
+
+def _moments(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    keys = ("step", "exp_avg", "exp_avg_sq")
+    return {key: tensors[f"optimiser.{name}.{key}"] for key in keys if f"optimiser.{name}.{key}" in tensors}
+
+
+def _fingerprint(model: MDM) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()

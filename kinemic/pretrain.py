@@ -1,0 +1,155 @@
+"""Training a text-to-motion prior from a source corpus (Tevet et al., arXiv 2209.14916), resumable at any checkpoint.
+
+Every random number of step n is drawn from a seed that (seed, n) name: a resumed run needs no random states.
+Shapes: B batch, T frames, F features.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kinemic import __version__, checkpoint
+from kinemic.clips import ClipSet, endless_passes
+from kinemic.config import PretrainConfig
+from kinemic.diffusion import cosine_schedule, q_sample
+from kinemic.errors import ConfigError, DivergedError
+from kinemic.losses import length_mask, masked_mse
+from kinemic.models.mdm import MDM
+from kinemic.prior import Prior, save_prior
+from kinemic.progress import Progress, ProgressCallback, silent
+from kinemic.seeding import derive_seed
+
+KIND = "pretraining"
+BUCKET = 8  # batches that are sorted by length together, so that little of a batch is padding
+GRAD_CLIP = 1.0
+
+
+def pretrain(
+    clips: ClipSet,
+    config: PretrainConfig,
+    path: Path,
+    encoder_id: str,
+    device: str = "cpu",
+    progress: ProgressCallback = silent,
+) -> Prior:
+    """Train a prior on ``clips`` and write it to ``path``; return it.
+
+    AdamW, 5 % of the steps warm-up, then cosine to 0: at small budgets the decay does what weight averaging does at
+    large ones. Every ``checkpoint_every`` steps the state goes to a ``.partial.safetensors`` beside ``path``, from
+    which a run that was killed continues with the same numbers. ``progress`` gets the loss of every step.
+    Raises ConfigError where the text width doesn't fit, CheckpointError for a partial file of another recipe, and
+    DivergedError for a loss that is not finite.
+    """
+    if clips.text.shape[1] != config.model.text_dim:
+        raise ConfigError(
+            f"prior.pretrain.model.text_dim is {config.model.text_dim}, the caption embeddings have "
+            f"{clips.text.shape[1]} numbers; set it to {clips.text.shape[1]}"
+        )
+    run = _Run(clips.on_device(device), config, device)
+    partial = path.with_suffix(".partial.safetensors")
+    identity = _identity(clips, config, encoder_id)
+    if partial.exists():
+        run.restore(partial, identity)
+    while run.step < config.steps:
+        loss = run.train_step()
+        if run.step % config.checkpoint_every == 0 and run.step < config.steps:
+            run.save(partial, identity)
+        progress(Progress("pretrain", run.step, config.steps, {"loss": loss}))
+    meta = {"pretrain": config.model_dump(mode="json"), "clips": len(clips), "version": __version__}
+    prior = Prior(run.model.eval().cpu(), config.model, config.diffusion_steps, clips.statistics, encoder_id, meta)
+    save_prior(prior, path)
+    partial.unlink(missing_ok=True)
+    return prior
+
+
+def learning_rate(config: PretrainConfig, step: int) -> float:
+    """Return the rate of step ``step`` (from 0): linear warm-up over 5 % of the steps, then half a cosine to 0."""
+    warm_up = max(1, config.steps // 20)
+    if step < warm_up:
+        return config.learning_rate * (step + 1) / warm_up
+    share = (step - warm_up) / max(1, config.steps - warm_up)
+    return config.learning_rate * (1 + math.cos(math.pi * share)) / 2
+
+
+def bucketed(clips: ClipSet, step: int, config: PretrainConfig) -> Tensor:
+    """Return the clips of batch ``step``: of BUCKET batches' worth of clips, those of neighbouring length, (B,)."""
+    size = config.batch_size
+    group, place = divmod(step, BUCKET)
+    chosen = endless_passes(len(clips), group * BUCKET * size, BUCKET * size, config.seed)
+    by_length = chosen[clips.lengths[chosen].clamp_max(config.max_frames).argsort(stable=True)]
+    order = torch.randperm(BUCKET, generator=torch.Generator().manual_seed(derive_seed(config.seed, "bucket", group)))
+    return by_length.view(BUCKET, size)[order[place]]
+
+
+class _Run:
+    """Model, optimiser and step count of a pretraining under way."""
+
+    def __init__(self, clips: ClipSet, config: PretrainConfig, device: str) -> None:
+        self.clips, self.config, self.device, self.step = clips, config, device, 0
+        self.model = MDM(config.model, seed=derive_seed(config.seed, "model")).to(device).train()
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate, fused=True)
+        self.schedule = cosine_schedule(config.diffusion_steps)
+        self.draws, self.noise = torch.Generator(), torch.Generator(device)
+
+    def train_step(self) -> float:
+        """Take one optimiser step; return its loss."""
+        config = self.config
+        rng = self.draws.manual_seed(derive_seed(config.seed, "data", self.step))
+        self.model.dropout_source.seek(config.seed, self.step)
+        batch = self.clips.batch(bucketed(self.clips, self.step, config), rng, config.max_frames)
+        t_B = torch.randint(config.diffusion_steps, (config.batch_size,), generator=rng).to(self.device)
+        drop_B = (torch.rand(config.batch_size, generator=rng) < config.condition_dropout).to(self.device)
+        self.noise.manual_seed(derive_seed(config.seed, "noise", self.step))
+        noise_BTF = torch.randn(batch.x_BTF.shape, generator=self.noise, device=self.device)
+        x_t_BTF = q_sample(batch.x_BTF, t_B, noise_BTF, self.schedule)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=config.precision == "bf16"):
+            x0_BTF, _ = self.model(x_t_BTF, t_B, batch.text_BE, batch.lengths_B, None, drop_B)
+        loss = masked_mse(x0_BTF, batch.x_BTF, length_mask(batch.lengths_B, x0_BTF.shape[1])).mean()
+        self._update(loss)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DivergedError(f"pretraining diverged: loss became {value} at step {self.step}; lower learning_rate")
+        return value
+
+    def _update(self, loss: Tensor) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRAD_CLIP, foreach=True)
+        self.optimiser.step()
+        self.step += 1
+
+    def save(self, path: Path, identity: dict[str, Any]) -> None:
+        """Write everything that the rest of the run depends on."""
+        tensors = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
+        for name, p in self.model.named_parameters():
+            tensors |= {f"optimiser.{name}.{key}": value for key, value in self.optimiser.state[p].items()}
+        checkpoint.save(path, tensors, {**identity, "step": self.step, "version": __version__})
+
+    def restore(self, path: Path, identity: dict[str, Any]) -> None:
+        """Go on from a saved step. Raises CheckpointError where it belongs to another recipe or corpus."""
+        tensors, meta = checkpoint.load(path)
+        checkpoint.require(meta, identity, path)
+        state = self.optimiser.state_dict()
+        with torch.no_grad():
+            for i, (name, p) in enumerate(self.model.named_parameters()):
+                p.copy_(tensors[f"model.{name}"])
+                state["state"][i] = {k: tensors[f"optimiser.{name}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+        self.optimiser.load_state_dict(state)
+        self.step = int(meta["step"])
+
+
+def _identity(clips: ClipSet, config: PretrainConfig, encoder_id: str) -> dict[str, Any]:
+    return {
+        "kind": KIND,
+        "recipe": config.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "encoder_id": encoder_id,
+        "clips": len(clips),
+        "frames": int(clips.lengths.sum()),
+    }

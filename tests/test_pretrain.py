@@ -1,0 +1,125 @@
+"""Pretraining a prior: it learns, it resumes exactly, and its file is a prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from kinemic.clips import ClipSet
+from kinemic.config import ModelConfig, PretrainConfig
+from kinemic.errors import CheckpointError, ConfigError, DivergedError
+from kinemic.pretrain import BUCKET, bucketed, learning_rate, pretrain
+from kinemic.prior import load_prior
+from kinemic.progress import Progress
+
+ToyClips = Callable[..., ClipSet]
+CONFIG = PretrainConfig(
+    model=ModelConfig(width=32, layers=1, heads=2, ff=32, text_dim=8),
+    diffusion_steps=10,
+    steps=6,
+    batch_size=8,
+    learning_rate=1e-3,
+    checkpoint_every=2,
+)
+
+
+class KilledError(Exception):
+    """Stands for the process dying."""
+
+
+@pytest.fixture
+def clips(toy_clips: ToyClips) -> ClipSet:
+    return toy_clips(30, (20, 40), text_dim=8)
+
+
+def losses_of(reports: list[Progress]) -> list[float]:
+    return [report.values["loss"] for report in reports]
+
+
+def test_training_lowers_the_loss_and_reports_every_step(clips: ClipSet, tmp_path: Path) -> None:
+    reports: list[Progress] = []
+    config = CONFIG.model_copy(update={"steps": 120, "learning_rate": 1e-2})
+    pretrain(clips, config, tmp_path / "prior.safetensors", "toy", progress=reports.append)
+    assert [report.done for report in reports] == list(range(1, 121))
+    losses = losses_of(reports)
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+def test_the_file_is_a_prior_and_no_partial_one_is_left(clips: ClipSet, tmp_path: Path) -> None:
+    path = tmp_path / "prior.safetensors"
+    trained = pretrain(clips, CONFIG, path, "toy")
+    loaded = load_prior(path, encoder_id="toy")
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert loaded.config == CONFIG.model
+    assert loaded.diffusion_steps == CONFIG.diffusion_steps
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(value, loaded.model.state_dict()[name])
+    assert torch.equal(torch.as_tensor(loaded.statistics.mean_F), clips.mean_F)
+
+
+def test_a_killed_run_continues_bit_for_bit(clips: ClipSet, tmp_path: Path) -> None:
+    reports: list[Progress] = []
+    whole = pretrain(clips, CONFIG, tmp_path / "whole.safetensors", "toy", progress=reports.append)
+
+    def kill_at_5(report: Progress) -> None:
+        if report.done == 5:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        pretrain(clips, CONFIG, tmp_path / "prior.safetensors", "toy", progress=kill_at_5)
+    later: list[Progress] = []
+    resumed = pretrain(clips, CONFIG, tmp_path / "prior.safetensors", "toy", progress=later.append)
+    assert losses_of(later) == losses_of(reports)[4:]  # from the checkpoint of step 4
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name])
+
+
+def test_a_partial_run_of_another_recipe_is_refused(clips: ClipSet, tmp_path: Path) -> None:
+    def kill_at_3(report: Progress) -> None:
+        if report.done == 3:
+            raise KilledError
+
+    path = tmp_path / "prior.safetensors"
+    with pytest.raises(KilledError):
+        pretrain(clips, CONFIG, path, "toy", progress=kill_at_3)
+    with pytest.raises(CheckpointError, match="recipe"):
+        pretrain(clips, CONFIG.model_copy(update={"seed": 9}), path, "toy")
+    with pytest.raises(CheckpointError, match="encoder"):
+        pretrain(clips, CONFIG, path, "other")
+
+
+def test_another_text_width_is_refused(toy_clips: ToyClips, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"text_dim is 8.*have 5 numbers"):
+        pretrain(toy_clips(4, (20, 40), text_dim=5), CONFIG, tmp_path / "prior.safetensors", "toy")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(clips: ClipSet, tmp_path: Path) -> None:
+    clips.features[:] = torch.nan
+    with pytest.raises(DivergedError, match="step 1"):
+        pretrain(clips, CONFIG, tmp_path / "prior.safetensors", "toy")
+    assert not list(tmp_path.iterdir())
+
+
+def test_batches_hold_clips_of_like_length_and_leave_none_out(toy_clips: ToyClips) -> None:
+    clips = toy_clips(2 * BUCKET * CONFIG.batch_size, (20, 196), text_dim=8)
+    batches = [bucketed(clips, step, CONFIG) for step in range(2 * BUCKET)]
+    assert sorted(torch.cat(batches).tolist()) == list(range(len(clips)))
+    lengths = clips.lengths.clamp_max(CONFIG.max_frames)
+    padded = sum(int(lengths[b].max()) * len(b) for b in batches) / int(lengths.sum())
+    unsorted = [torch.arange(len(clips))[i :: 2 * BUCKET] for i in range(2 * BUCKET)]
+    assert padded < 1.12 < sum(int(lengths[b].max()) * len(b) for b in unsorted) / int(lengths.sum())
+    longest = [int(lengths[b].max()) for b in batches[:BUCKET]]
+    assert longest != sorted(longest)  # no order of length over time
+
+
+def test_the_rate_warms_up_and_falls_to_almost_nothing() -> None:
+    config = CONFIG.model_copy(update={"steps": 200})
+    rates = [learning_rate(config, step) for step in range(200)]
+    assert rates[:11] == sorted(rates[:11])
+    assert max(rates) == pytest.approx(config.learning_rate)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 1e-3 * config.learning_rate
