@@ -10,8 +10,10 @@ import hashlib
 import http.client
 import logging
 import pickle
+import urllib.error
+import urllib.request
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from numpy.typing import NDArray
 
 from kinemic.config import OpenClipConfig
 from kinemic.errors import CheckpointError, ConfigError, DataError
+
+REACH_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -84,15 +88,50 @@ def _pretrained(config: OpenClipConfig) -> tuple[Path, bool]:
         raise ConfigError(
             f"text.pretrained {config.pretrained!r}: no such file, and no tag of {config.architecture} (tags: {tags})"
         )
-    try:
-        with _quiet():
-            file = pretrained.download_pretrained(settings)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
+    file, error = _on_disk(settings), None
+    if file is None and _reachable(_hub()):
+        try:
+            with _quiet():
+                file = Path(pretrained.download_pretrained(settings))
+        except (OSError, RuntimeError, http.client.HTTPException) as failure:
+            error = failure
+    if file is None:
         raise DataError(
             f"text.pretrained {config.pretrained!r} of {config.architecture}: the weights are not on disk and can't be "
             "downloaded; give the path of a local file of weights instead of the tag"
         ) from error
-    return Path(file), bool(settings.get("quick_gelu", False))
+    return file, bool(settings.get("quick_gelu", False))
+
+
+def _on_disk(settings: Mapping[str, Any]) -> Path | None:
+    """A tag's weights in the hub's own cache, asked without the network."""
+    import huggingface_hub
+    from open_clip.pretrained import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    repository, _, name = settings.get("hf_hub", "").rpartition("/")
+    for file in [name] if name else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]:
+        found = huggingface_hub.try_to_load_from_cache(repository, file) if repository else None
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _hub() -> str:
+    """Where open_clip keeps the weights of its tags; HF_ENDPOINT names a mirror."""
+    import huggingface_hub
+
+    return str(huggingface_hub.constants.ENDPOINT)
+
+
+def _reachable(url: str) -> bool:
+    """Whether a server answers at all: the hub's own client retries for a minute before it gives up."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_S):
+            return True
+    except urllib.error.HTTPError:
+        return True  # an answer, if not a friendly one
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 def _load(architecture: str, weights: Path, quick_gelu: bool, device: str) -> Any:
