@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from kinemic.models.mdm import MDM
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x_t (B, T, F), original diffusion steps (B,)) -> x0 (B, T, F)."""
 Noise = Callable[[Tensor], Tensor]
@@ -58,7 +59,9 @@ class Schedule:
     @cached_property
     def posterior_log_variance_clipped(self) -> Array:
         """Its logarithm; the first is 0 and takes the second's value."""
-        return np.log(np.append(self.posterior_variance[min(1, len(self) - 1)], self.posterior_variance[1:]))
+        variance = np.append(self.posterior_variance[:2][-1], self.posterior_variance[1:])
+        log_variance: Array = np.log(np.maximum(variance, 1e-20))  # a process of one step has variance 0
+        return log_variance
 
     @cached_property
     def posterior_mean_coef1(self) -> Array:
@@ -89,7 +92,7 @@ def space_timesteps(steps: int, sections: str | Sequence[int]) -> list[int]:
     """Choose the steps that a respaced process keeps, rising.
 
     ``sections`` are counts, one for each equal part of the process ("10", "5,10", [5, 10]), each spread over its part
-    with both ends kept; or "ddimN": N steps at a whole-number stride from 0. Raises ValueError where that is impossible.
+    with both ends kept; or "ddimN": N steps at a whole-number stride from 0. Raises ValueError where impossible.
     """
     if isinstance(sections, str) and sections.startswith("ddim"):
         return _strided(steps, int(sections.removeprefix("ddim")))
@@ -200,7 +203,8 @@ def conditional(
     """Return the denoiser of ``model`` under one fixed condition a clip."""
 
     def denoise(x_BTF: Tensor, t_B: Tensor) -> Tensor:
-        return model(x_BTF, t_B, text_BE, lengths_B, action_B)[0]
+        x0_BTF: Tensor = model(x_BTF, t_B, text_BE, lengths_B, action_B)[0]
+        return x0_BTF
 
     return denoise
 

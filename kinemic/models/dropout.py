@@ -94,7 +94,7 @@ class Dropout(nn.Module):
             return x if residual is None else residual + x
         dropped = round(self.p * LEVELS)
         mask = self.source.bytes_like(x).ge_(dropped)
-        out: Tensor = _Dropout.apply(x, residual, mask, LEVELS / (LEVELS - dropped))  # type: ignore[no-untyped-call]
+        out: Tensor = _Dropout.apply(x, residual, mask, LEVELS / (LEVELS - dropped))
         return out
 
     def extra_repr(self) -> str:

@@ -68,7 +68,7 @@ def _stacked(weight: Tensor, a_GRI: Tensor, b_GPR: Tensor, s: float) -> Tensor:
 
 
 def _adapted(x: Tensor, weight: Tensor, bias: Tensor | None, a_GRI: Tensor, b_GPR: Tensor, s: float) -> Tensor:
-    out: Tensor = _AdaptedLinear.apply(x, weight, bias, a_GRI, b_GPR, s)  # type: ignore[no-untyped-call]
+    out: Tensor = _AdaptedLinear.apply(x, weight, bias, a_GRI, b_GPR, s)
     return out
 
 
@@ -167,11 +167,14 @@ def add_lora(model: MDM, config: LoraConfig, generator: torch.Generator) -> MDM:
         return LoraLinear(base, config, model.dropout_source, generator)
 
     model.input_process.poseEmbedding = linear(model.input_process.poseEmbedding)
-    for layer in model.seqTransEncoder.layers:
+    for layer in model.layers:
         layer.self_attn = LoraSelfAttention(layer.self_attn, config, generator)
         layer.linear1, layer.linear2 = linear(layer.linear1), linear(layer.linear2)
     time = model.embed_timestep.time_embed
-    time[0], time[2] = linear(time[0]), linear(time[2])
+    for index in (0, 2):
+        first_or_last = time[index]
+        assert isinstance(first_or_last, nn.Linear)
+        time[index] = linear(first_or_last)
     model.output_process.poseFinal = linear(model.output_process.poseFinal)
     if model.embed_action is not None:
         model.embed_action.requires_grad_(True)

@@ -151,7 +151,7 @@ class MDM(nn.Module):
             self.embed_action = None if actions is None else _ActionEmbedding(actions, config.width)
         self.dropout = Dropout(config.dropout, self.dropout_source)
         self.register_buffer("position_table", sinusoids(MAX_POSITIONS, config.width), persistent=False)
-        self.register_load_state_dict_pre_hook(_drop_ignored)
+        self.register_load_state_dict_pre_hook(_drop_ignored)  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -173,10 +173,15 @@ class MDM(nn.Module):
         tokens_BSD = torch.cat((condition_BD[:, None], self.input_process.poseEmbedding(x_BTF)), dim=1)
         tokens_BSD = self.dropout(tokens_BSD + self.position_table[: T + 1].to(tokens_BSD.dtype))
         bias_B11S = None if lengths_B is None else _key_bias(lengths_B, T)
-        for layer in self.seqTransEncoder.layers:
+        for layer in self.layers:
             tokens_BSD = layer(tokens_BSD, bias_B11S)
         latent_BTD = tokens_BSD[:, 1:]
         return self.output_process.poseFinal(latent_BTD), latent_BTD
+
+    @property
+    def layers(self) -> list[EncoderLayer]:
+        """The encoder's layers, first to last."""
+        return [layer for layer in self.seqTransEncoder.layers if isinstance(layer, EncoderLayer)]
 
     def condition(
         self, t_B: Tensor, text_BE: Tensor, action_B: Tensor | None = None, drop_B: Tensor | None = None

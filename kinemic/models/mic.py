@@ -63,13 +63,16 @@ class MIC(nn.Module):
         mirrored_BT = lengths_B[:, None] - 1 - frames_T
         mirrored_BT = torch.where(mirrored_BT >= 0, mirrored_BT, frames_T)
         mirror_BTD = mirrored_BT[:, :, None].expand(B, T, D)
-        gru = self.gru
-        ahead = fn.linear(x_BTD, gru.weight_ih_l0, gru.bias_ih_l0)
-        back = fn.linear(x_BTD.gather(1, mirror_BTD), gru.weight_ih_l0_reverse, gru.bias_ih_l0_reverse)
+        # all_weights: one list a direction of input weight, recurrent weight, input bias, recurrent bias.
+        (in_ahead, rec_ahead, bias_ahead, rec_bias_ahead), (in_back, rec_back, bias_back, rec_bias_back) = (
+            self.gru.all_weights
+        )
+        ahead = fn.linear(x_BTD, in_ahead, bias_ahead)
+        back = fn.linear(x_BTD.gather(1, mirror_BTD), in_back, bias_back)
         states_T2BD = gru_scan(
             torch.stack((ahead, back)).permute(2, 0, 1, 3),
-            torch.stack((gru.weight_hh_l0, gru.weight_hh_l0_reverse)),
-            torch.stack((gru.bias_hh_l0, gru.bias_hh_l0_reverse)),
+            torch.stack((rec_ahead, rec_back)),
+            torch.stack((rec_bias_ahead, rec_bias_back)),
             self.hidden.expand(2, B, D),
         )
         ahead_BTD, back_BTD = states_T2BD.permute(1, 2, 0, 3).unbind(0)
@@ -83,7 +86,7 @@ def gru_scan(inputs_TGBK: Tensor, weight_GKD: Tensor, bias_GK: Tensor, initial_G
     Cho et al., arXiv 1406.1078, with the reset gate after the product as in cuDNN. Backward is written out: torch's own
     costs about 15 graph nodes a step, and weight gradients are one product at the end instead of one a step.
     """
-    out: Tensor = _GruScan.apply(inputs_TGBK, weight_GKD, bias_GK, initial_GBD)  # type: ignore[no-untyped-call]
+    out: Tensor = _GruScan.apply(inputs_TGBK, weight_GKD, bias_GK, initial_GBD)
     return out
 
 
@@ -97,13 +100,25 @@ class _GruScan(torch.autograd.Function):
         gates = inputs_TGBK.new_empty(T, G, B, 3 * D)  # reset, update, new
         recurrent_new = inputs_TGBK.new_empty(T, G, B, D)
         weight_GDK, bias_G1K = weight_GKD.transpose(1, 2).contiguous(), bias_GK[:, None]
-        for t in range(T):
-            product = torch.baddbmm(bias_G1K, states[t], weight_GDK)
-            torch.add(inputs_TGBK[t, ..., : 2 * D], product[..., : 2 * D], out=gates[t, ..., : 2 * D]).sigmoid_()
-            reset, update, new = gates[t].chunk(3, dim=-1)
-            recurrent_new[t] = product[..., 2 * D :]
-            torch.addcmul(inputs_TGBK[t, ..., 2 * D :], reset, recurrent_new[t], out=new).tanh_()
-            torch.lerp(new, states[t], update, out=states[t + 1])
+        # Views are taken for all steps at once: slicing inside the loop would cost as much as the arithmetic.
+        per_step = zip(
+            states[:-1].unbind(),
+            states[1:].unbind(),
+            inputs_TGBK[..., : 2 * D].unbind(),
+            inputs_TGBK[..., 2 * D :].unbind(),
+            gates[..., : 2 * D].unbind(),
+            *(gate.unbind() for gate in gates.chunk(3, dim=-1)),
+            recurrent_new.unbind(),
+            strict=True,
+        )
+        product = inputs_TGBK.new_empty(G, B, K)
+        product_gates, product_new = product[..., : 2 * D], product[..., 2 * D :]
+        for before, after, input_gates, input_new, reset_update, reset, update, new, kept in per_step:
+            torch.baddbmm(bias_G1K, before, weight_GDK, out=product)
+            torch.add(input_gates, product_gates, out=reset_update).sigmoid_()
+            kept.copy_(product_new)
+            torch.addcmul(input_new, reset, kept, out=new).tanh_()
+            torch.lerp(new, before, update, out=after)
         ctx.save_for_backward(states, gates, recurrent_new, weight_GKD)
         return states[1:]
 
@@ -121,10 +136,13 @@ class _GruScan(torch.autograd.Function):
         running = torch.zeros_like(states[0])
         dstates = torch.empty_like(recurrent_new)
         running = torch.zeros_like(states[0])
-        for t in range(T - 1, -1, -1):
-            running = torch.add(running, grads[0][t], out=dstates[t])
-            torch.mul(factors[t], running.unsqueeze(2), out=dproduct[t])
-            running = torch.baddbmm(running * update[t], dproduct[t].view(G, B, 3 * D), weight_GKD)
+        per_step = zip(
+            grads[0].unbind(), dstates.unbind(), factors.unbind(), dproduct.unbind(), update.unbind(), strict=True
+        )
+        for grad, dstate, factor, dprod, keep in reversed(list(per_step)):
+            torch.add(running, grad, out=dstate)
+            torch.mul(factor, dstate.unsqueeze(2), out=dprod)
+            running = torch.baddbmm(dstate * keep, dprod.view(G, B, 3 * D), weight_GKD)
         dproduct_GNK = dproduct.view(T, G, B, 3 * D).transpose(0, 1).reshape(G, T * B, 3 * D)
         before_GND = states[:-1].transpose(0, 1).reshape(G, T * B, D)
         dinputs = torch.cat((dproduct.view(T, G, B, 3 * D)[..., : 2 * D], dstates * to_new), dim=-1)
