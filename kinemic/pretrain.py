@@ -62,7 +62,7 @@ def pretrain(
         progress(Progress("pretrain", run.step, config.steps, {"loss": loss}))
     meta = {"pretrain": config.model_dump(mode="json"), "clips": len(clips), "version": __version__}
     prior = Prior(run.model.eval().cpu(), config.model, config.diffusion_steps, clips.statistics, encoder_id, meta)
-    save_prior(prior, path)
+    save_prior(path=path, prior=prior)
     partial.unlink(missing_ok=True)
     return prior
 
