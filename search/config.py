@@ -37,7 +37,7 @@ class BudgetConfig(Frozen):
 class SamplerConfig(Frozen):
     """How values are proposed; same seed and one trial at a time give the same search."""
 
-    name: Literal["tpe", "random"] = "tpe"
+    kind: Literal["tpe", "random"] = "tpe"
     seed: int = 0
     startup_trials: int = Field(default=10, ge=0)  # random trials before TPE models anything
 
@@ -45,31 +45,31 @@ class SamplerConfig(Frozen):
 class NoPruner(Frozen):
     """Every trial runs to its last rung."""
 
-    name: Literal["none"] = "none"
+    kind: Literal["none"] = "none"
 
 
 class MedianPruner(Frozen):
     """Stop a trial that is below the median of the earlier ones at the same rung."""
 
-    name: Literal["median"] = "median"
+    kind: Literal["median"] = "median"
     startup_trials: int = Field(default=4, ge=0)  # finished trials before anything is stopped
 
 
 class HalvingPruner(Frozen):
     """Let the best 1/reduction_factor of the trials go beyond each rung."""
 
-    name: Literal["successive_halving"] = "successive_halving"
+    kind: Literal["successive_halving"] = "successive_halving"
     reduction_factor: int = Field(default=2, ge=2)
 
 
 class HyperbandPruner(Frozen):
     """Successive halving from several first rungs at once."""
 
-    name: Literal["hyperband"] = "hyperband"
+    kind: Literal["hyperband"] = "hyperband"
     reduction_factor: int = Field(default=2, ge=2)
 
 
-PrunerConfig = Annotated[NoPruner | MedianPruner | HalvingPruner | HyperbandPruner, Field(discriminator="name")]
+PrunerConfig = Annotated[NoPruner | MedianPruner | HalvingPruner | HyperbandPruner, Field(discriminator="kind")]
 
 
 class ResourcesConfig(Frozen):
@@ -119,7 +119,7 @@ class SearchConfig(ExperimentConfig):
     @field_validator("pruner", "sampler", mode="before")
     @classmethod
     def _shorthand(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        return {"kind": value} if isinstance(value, str) else value
 
     @property
     def steps(self) -> int:
@@ -132,10 +132,7 @@ def load(path: Path, settings: Sequence[str] = ()) -> SearchConfig:
 
     Raises ConfigError, one line that names the file, the key, what came and what to do.
     """
-    data = load_yaml(path)
-    if data.get("space") in (None, "default"):
-        data["space"] = default_space()
-    return validate(_set_all(data, settings), str(path))
+    return validate(_set_all(load_yaml(path), settings), str(path))
 
 
 def validate(data: dict[str, Any], where: str) -> SearchConfig:
@@ -151,6 +148,8 @@ def _set_all(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """Apply settings; those of the space name a dotted path inside a dotted path: ``space.mining.top_k.high=9``."""
     plain = [setting for setting in settings if not setting.startswith("space.")]
     data = override(data, plain)
+    if data.get("space") in (None, "default"):
+        data["space"] = default_space()
     for setting in settings:
         if not setting.startswith("space."):
             continue

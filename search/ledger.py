@@ -94,7 +94,9 @@ class Ledger:
 
     def fail(self, number: int, failure: Failure) -> None:
         """Take a trial's failure; it fails alone."""
-        trial = self._open.pop(number)
+        trial = self._open.pop(number, None)
+        if trial is None:  # its worker died after the trial had ended
+            return
         trial.set_user_attr(studies.FAILURE_KIND, failure.kind)
         trial.set_user_attr(studies.FAILURE_MESSAGE, failure.message)
         self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
@@ -103,6 +105,8 @@ class Ledger:
 
     def lose(self, number: int, message: str) -> None:
         """Take the death of a trial's worker: it starts again from its last rung, a few times, then fails."""
+        if number not in self._open:
+            return
         self._losses[number] += 1
         if self._losses[number] > _MOST_LOSSES:
             self.fail(number, Failure(WORKER_LOST, message))

@@ -32,12 +32,12 @@ def connected(address: str | None) -> Iterator[None]:
 
     Raises KinemicError where no cluster answers at the address.
     """
-    if ray.is_initialized():
-        yield
-        return
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     logging.getLogger("ray").setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        yield
+        return
     # A Ray job is handed its own cluster's address in the environment.
     address = address or ("auto" if os.environ.get("RAY_ADDRESS") else "local")
     local = {"include_dashboard": False} if address == "local" else {}
@@ -72,6 +72,7 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU must not see one
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a configuration stay what they were
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's newer output prints a banner even when it is told to be silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the runner's: Tune's own would look like a normal end

@@ -19,6 +19,10 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         super().__init__()
         self._ledger = ledger
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its settings for a restore that is never done here; the study's connection can't travel.
+        return {}
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Take one result of a worker: a rung's report or a failure that it recognised."""
         number = trial.config["number"]

@@ -16,6 +16,10 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         super().__init__()
         self._ledger = ledger
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its settings for a restore that is never done here; the study's connection can't travel.
+        return {}
+
     def suggest(self, trial_id: str) -> Any:
         """Return a trial's configuration, None while none may start, or FINISHED when the search is over."""
         if self._ledger.finished:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import optuna
+import sqlalchemy.exc
 from optuna.trial import FrozenTrial, TrialState
 
 from kinemic.config import TrialConfig, with_values
@@ -40,11 +40,11 @@ def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain]
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = storage_url(config, folder)
-    check_storage(url)
+    storage = _open_storage(url)
     try:
         study = optuna.create_study(
             study_name=study_name(config, space),
-            storage=url,
+            storage=storage,
             direction="maximize",
             pruner=make_pruner(config),
             # A file of this very folder can only be what an interrupted start left; elsewhere it is someone's search.
@@ -66,7 +66,7 @@ def open_study(config: SearchConfig, folder: Path, name: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = storage_url(config, folder)
     try:
-        return optuna.load_study(study_name=name, storage=url, pruner=make_pruner(config))
+        return optuna.load_study(study_name=name, storage=_open_storage(url), pruner=make_pruner(config))
     except KeyError as error:
         raise KinemicError(
             f"{url} holds no study {name!r}; the search {config.name!r} has no trials to show"
@@ -76,7 +76,7 @@ def open_study(config: SearchConfig, folder: Path, name: str) -> optuna.Study:
 def make_sampler(config: SamplerConfig, number: int) -> optuna.samplers.BaseSampler:
     """Return the sampler of one trial, seeded by its number: a resumed search proposes what an unbroken one would."""
     seed = derive_seed(config.seed, "sampler", number) % 2**32
-    if config.name == "random":
+    if config.kind == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=config.startup_trials)
 
@@ -156,12 +156,9 @@ def counts(study: optuna.Study) -> dict[str, int]:
     return found
 
 
-def check_storage(url: str) -> None:
-    """Check that a storage URL can be opened. Raises ConfigError; driver errors keep their first line."""
-    import sqlalchemy.exc
-
+def _open_storage(url: str) -> optuna.storages.BaseStorage:
     try:
-        optuna.storages.get_storage(url)
+        return optuna.storages.get_storage(url)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, OSError) as error:
-        first: Any = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(f"storage {url}: cannot be opened ({first}); give a URL such as sqlite:///PATH") from error

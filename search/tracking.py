@@ -6,6 +6,7 @@ An own tracker over ``MlflowClient``, because Ray's callback and the fluent API 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -222,6 +223,8 @@ def open_tracker(
     # MLflow's client retries for minutes by default; the outbox does the waiting here, and nothing else may block.
     for key, value in {"MAX_RETRIES": "1", "TIMEOUT": "10", "BACKOFF_FACTOR": "1"}.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{key}", value)
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # a new database is set up in silence
     try:
         client = MlflowClient(tracking_uri=uri)
         experiment_id = _experiment(client, experiment, artifacts)

@@ -1,0 +1,265 @@
+"""The ledger and its study, without Ray: what workers report is what the study holds, also after a stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from kinemic.config import TrialConfig, TrialSeeds
+from kinemic.errors import DivergedError, KinemicError
+from kinemic.progress import silent
+from kinemic.report import RungReport
+from search import study as studies
+from search.config import SearchConfig, validate
+from search.failures import Failure, classify
+from search.ledger import Assignment, Ledger
+from search.space import Domain, Scalar, resolve_space
+from search.status import trial_rows
+from tests import analytic
+
+RUNGS = [4, 8, 16]
+SPACE = {
+    "synthesis.guidance": {"type": "float", "low": 1.0, "high": 5.0},
+    "adapt.learning_rate": {"type": "float", "low": 1e-5, "high": 1e-1, "log": True},
+    "mining.top_k": {"type": "int", "low": 4, "high": "auto", "log": True},
+    "loss.dynamic_window_weighting": {"type": "categorical", "choices": [True, False]},
+}
+
+
+def search(**more: Any) -> SearchConfig:
+    data = {"source": {"format": "generated"}, "target": {"format": "generated", "part": "target"}}
+    values = {
+        "name": "analytic",
+        "storage": "sqlite:///:memory:",
+        "data": data,
+        "prior": {"path": "p"},
+        "space": SPACE,
+        "trial": {"adapt": {"rungs": RUNGS}},
+    }
+    return validate(values | more, "analytic.yaml")
+
+
+class Untracked:
+    """A tracker that only counts."""
+
+    def __init__(self) -> None:
+        self.ended: dict[int, tuple[str, Failure | None]] = {}
+
+    def is_ended(self, number: int) -> bool:
+        return number in self.ended
+
+    def start_trial(self, number: int, values: Mapping[str, Scalar], config: TrialConfig) -> None: ...
+
+    def log_rung(self, number: int, report: RungReport) -> None: ...
+
+    def end_trial(self, number: int, status: str, workdir: Path, failure: Failure | None) -> None:
+        assert number not in self.ended
+        self.ended[number] = (status, failure)
+
+
+class Bench:
+    """A search over the analytic trial whose workers are this very process."""
+
+    def __init__(self, config: SearchConfig, folder: Path, study: optuna.Study | None = None) -> None:
+        self.config, self.folder = config, folder
+        self.space: dict[str, Domain] = resolve_space(config.space, analytic.SOURCE_CLIPS, "small")
+        self.study = study or studies.create_study(config, folder, self.space, analytic.SOURCE_CLIPS)
+        self.tracker = Untracked()
+        self.ledger = self.sitting()
+        self.reported: dict[int, dict[int, float]] = {}
+
+    def sitting(self) -> Ledger:
+        return Ledger(self.study, self.config, self.space, self.tracker, self.folder / "trials", 1)  # type: ignore[arg-type]
+
+    def run(self, assignment: Assignment, stop_after: float = math.inf) -> None:
+        workdir = self.ledger.workdir(assignment.number)
+        workdir.mkdir(parents=True, exist_ok=True)
+        trial = studies.trial_config(self.config, assignment.values)
+        rungs = analytic.run_trial(analytic.inputs(workdir), trial, self.config.seeds, workdir, "cpu", silent)
+        for count, report in enumerate(rungs):
+            if count >= stop_after:
+                return
+            self.reported.setdefault(assignment.number, {})[report.steps] = report.dev_accuracy
+            if self.ledger.report(assignment.number, report):
+                return
+
+    def run_all(self) -> list[FrozenTrial]:
+        while (assignment := self.ledger.next()) is not None:
+            self.run(assignment)
+        assert self.ledger.finished
+        return self.study.get_trials()
+
+
+PRUNERS: list[dict[str, Any]] = [
+    {"kind": "none"},
+    {"kind": "median", "startup_trials": 2},
+    {"kind": "successive_halving", "reduction_factor": 2},
+    {"kind": "hyperband", "reduction_factor": 2},
+]
+
+
+@pytest.mark.parametrize("pruner", PRUNERS, ids=lambda pruner: str(pruner["kind"]))
+def test_the_study_holds_what_the_trials_reported_under_each_pruner(tmp_path: Path, pruner: dict[str, Any]) -> None:
+    bench = Bench(search(pruner=pruner, budget={"trials": 12}), tmp_path)
+    trials = bench.run_all()
+    assert len(trials) == 12
+    for trial in trials:
+        assert trial.intermediate_values == bench.reported[trial.number]
+        whole = max(trial.intermediate_values) == RUNGS[-1]
+        assert trial.state == (TrialState.COMPLETE if whole else TrialState.PRUNED)
+        assert trial.value == trial.intermediate_values[max(trial.intermediate_values)]
+        assert [r.dev_accuracy for r in studies.reports(trial)] == list(trial.intermediate_values.values())
+        assert bench.tracker.ended[trial.number] == ("FINISHED" if whole else "KILLED", None)
+    pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
+    assert (pruned > 0) == (pruner["kind"] != "none")
+
+
+def test_the_same_seed_gives_the_same_study_and_another_seed_another(tmp_path: Path) -> None:
+    def values(seed: int, folder: str) -> list[dict[str, Any]]:
+        (tmp_path / folder).mkdir()
+        bench = Bench(
+            search(sampler={"kind": "tpe", "seed": seed, "startup_trials": 3}, budget={"trials": 7}), tmp_path / folder
+        )
+        return [trial.params for trial in bench.run_all()]
+
+    first = values(1, "a")
+    assert first == values(1, "b")
+    assert first != values(2, "c")
+
+
+def test_a_search_that_was_stopped_anywhere_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    config = search(
+        storage=None,
+        budget={"trials": 8},
+        pruner={"kind": "median", "startup_trials": 2},
+        sampler={"startup_trials": 3},
+    )
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    undisturbed = Bench(config, tmp_path / "whole").run_all()
+
+    bench = Bench(config, tmp_path / "broken")
+    for stop_after in (0, 1, 2, 0, 1):
+        assignment = bench.ledger.next()
+        assert assignment is not None
+        bench.run(assignment, stop_after)  # the driver dies here: nothing more is told to the study
+        bench.study = studies.open_study(config, tmp_path / "broken", studies.study_name(config, bench.space))
+        bench.ledger = bench.sitting()
+        if bench.study.trials[assignment.number].state == TrialState.RUNNING:
+            again = bench.ledger.next()
+            assert again == assignment
+            bench.run(again)
+    resumed = bench.run_all()
+    assert [(t.state, t.params, t.intermediate_values) for t in resumed] == [
+        (t.state, t.params, t.intermediate_values) for t in undisturbed
+    ]
+    for trial in resumed:  # no rung was computed twice
+        trace = (tmp_path / "broken" / "trials" / f"{trial.number:04d}" / analytic.TRACE).read_text().splitlines()
+        assert [int(line.split()[0]) for line in trace] == RUNGS[: len(trace)]
+
+
+def test_a_rung_that_the_dead_driver_never_took_is_replayed(tmp_path: Path) -> None:
+    bench = Bench(search(budget={"trials": 1}), tmp_path)
+    assignment = bench.ledger.next()
+    assert assignment is not None
+    workdir = bench.ledger.workdir(0)
+    workdir.mkdir(parents=True)
+    trial = studies.trial_config(bench.config, assignment.values)
+    rungs = analytic.run_trial(analytic.inputs(workdir), trial, TrialSeeds(), workdir, "cpu", silent)
+    next(rungs)
+    bench.ledger = bench.sitting()
+    (trial_0,) = bench.run_all()
+    assert list(trial_0.intermediate_values) == RUNGS
+
+
+def test_trial_0_is_the_published_configuration(tmp_path: Path) -> None:
+    bench = Bench(search(budget={"trials": 2}), tmp_path)
+    first, second = bench.run_all()
+    assert studies.is_published(first)
+    assert not studies.is_published(second)
+    assert studies.trial_values(first) == {
+        "synthesis.guidance": 2.5,
+        "adapt.learning_rate": 2e-5,
+        "mining.top_k": 6,  # round(250 / 23384 * 600)
+        "loss.dynamic_window_weighting": True,
+    }
+    assert [row.published for row in trial_rows(bench.study)] == [True, False]
+
+
+def test_a_published_value_outside_the_space_is_run_but_never_modelled(tmp_path: Path) -> None:
+    space = {**SPACE, "synthesis.guidance": {"type": "float", "low": 3.0, "high": 5.0}}
+    bench = Bench(search(space=space, budget={"trials": 4}, sampler={"startup_trials": 1}), tmp_path)
+    first, *others = bench.run_all()
+    assert studies.trial_values(first)["synthesis.guidance"] == 2.5
+    assert "synthesis.guidance" not in first.params
+    assert all(3.0 <= trial.params["synthesis.guidance"] <= 5.0 for trial in others)
+
+
+def test_a_failed_trial_fails_alone_and_says_why(tmp_path: Path) -> None:
+    bench = Bench(search(budget={"trials": 2}), tmp_path)
+    assignment = bench.ledger.next()
+    assert assignment is not None
+    bench.ledger.fail(assignment.number, classify(DivergedError("loss is nan after 4 steps")))
+    failed, other = bench.run_all()
+    assert failed.state == TrialState.FAIL
+    assert other.state == TrialState.COMPLETE
+    assert trial_rows(bench.study)[0].failure == "diverged: DivergedError: loss is nan after 4 steps"
+    assert bench.tracker.ended[0] == ("FAILED", Failure("diverged", "DivergedError: loss is nan after 4 steps"))
+
+
+def test_an_accuracy_that_is_not_a_number_fails_the_trial(tmp_path: Path) -> None:
+    bench = Bench(search(budget={"trials": 1}), tmp_path)
+    assert bench.ledger.next() is not None
+    report = RungReport(0, 4, 16, (math.nan,), {}, {}, (), 0, "cpu", 0.0)
+    assert bench.ledger.report(0, report)
+    assert bench.study.trials[0].state == TrialState.FAIL
+    assert trial_rows(bench.study)[0].failure.startswith("diverged")
+
+
+def test_a_trial_whose_worker_died_starts_again_a_few_times(tmp_path: Path) -> None:
+    bench = Bench(search(budget={"trials": 1}), tmp_path)
+    for _ in range(3):
+        assert bench.ledger.next() == Assignment(0, studies.trial_values(bench.study.trials[0]))
+        assert bench.ledger.next() is None
+        bench.ledger.lose(0, "ActorDiedError: killed")
+    assert bench.ledger.finished
+    assert trial_rows(bench.study)[0].failure == "worker lost: ActorDiedError: killed"
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named like torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (DivergedError("x"), "diverged"),
+        (KinemicError("x"), "bad data"),
+        (MemoryError(), "out of memory"),
+        (OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+        (RuntimeError("shapes differ"), "bug"),
+        (KeyError("x"), "bug"),
+    ],
+)
+def test_failures_have_kinds(error: Exception, kind: str) -> None:
+    assert classify(error).kind == kind
+
+
+def test_no_trial_starts_after_the_hours_are_over(tmp_path: Path) -> None:
+    bench = Bench(search(budget={"trials": 5, "hours": 1e-9}), tmp_path)
+    assert bench.run_all()[0].state == TrialState.WAITING
+    with pytest.raises(KinemicError, match=r"no trial of analytic-.* has finished"):
+        studies.best_trial(bench.study)
+
+
+def test_a_storage_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(KinemicError, match=r"storage sqlite:////none/x\.db: cannot be opened") as caught:
+        Bench(search(storage="sqlite:////none/x.db"), tmp_path)
+    assert "\n" not in str(caught.value)

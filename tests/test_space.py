@@ -1,0 +1,138 @@
+"""The search space refuses what can't be searched before anything starts, and knows the published configuration."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import optuna
+import pytest
+
+from kinemic.config import TrialConfig
+from kinemic.errors import ConfigError
+from search.config import SearchConfig, validate
+from search.space import contains, default_space, getattr_path, published_values, resolve_space, space_hash, suggest
+
+
+def config(space: dict[str, Any], **more: Any) -> SearchConfig:
+    data = {"source": {"format": "generated"}, "target": {"format": "generated", "part": "target"}}
+    return validate({"name": "s", "data": data, "prior": {"path": "p"}, "space": space, **more}, "s.yaml")
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            {"mining.topk": {"type": "int", "low": 1, "high": 2}},
+            "no setting 'mining.topk'; did you mean 'mining.top_k'?",
+        ),
+        ({"mining.top_k": {"type": "int", "low": 5, "high": 3}}, "low 5 is above high 3"),
+        ({"mining.top_k": {"type": "float", "low": 1, "high": 3}}, "a setting of type int, got float; use type int"),
+        ({"mining.top_k": {"type": "int", "low": 0, "high": 3}}, "mining.top_k: Input should be greater than or equal"),
+        (
+            {"mining.threshold": {"type": "float", "low": 0, "high": 1.5}},
+            "mining.threshold: Input should be less than 1",
+        ),
+        ({"mining.top_k": {"type": "int", "low": 0, "high": 3, "log": True}}, "a logarithmic range needs low above 0"),
+        ({"mining.top_k": {"type": "int", "low": 1, "hihg": 3}}, "unknown key 'space.mining.top_k.int.hihg'"),
+        ({"adapt.batch_size": {"type": "int", "low": 1, "high": "auto"}}, "high: auto is known for"),
+        (
+            {"judge.profile": {"type": "categorical", "choices": ["small", "demo"]}},
+            "tuning the judge is not tuning the",
+        ),
+        ({"judge.augment": {"type": "categorical", "choices": [True, False]}}, "tuning the judge is not tuning the"),
+        ({"adapt.rungs": {"type": "categorical", "choices": [1, 2]}}, "every trial of a search has the same budget"),
+        ({"seeds.adaptation": {"type": "int", "low": 1, "high": 3}}, "no setting 'seeds.adaptation'"),
+        ({"mining": {"type": "int", "low": 1, "high": 3}}, "no setting 'mining'"),
+        ({"loss.dynamic_window_weighting": {"type": "int", "low": 0, "high": 1}}, "use type categorical"),
+        ({"loss.dynamic_window_weighting": {"type": "categorical", "choices": [True, 3]}}, "must all be bool"),
+        (
+            {"synthesis.sampler": {"type": "categorical", "choices": ["ddpm", "dpm"]}},
+            "Input should be 'ddpm' or 'ddim'",
+        ),
+        ({"mining.top_k": {"type": "categorical", "choices": []}}, "at least 1 item"),
+        ({}, "space is empty"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused_in_one_line(space: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        config(space)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("s.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ({"mining.min_pool": [1]}, "must be a categorical path of this space"),
+        ({"synthesis.sampler": ["dpm"]}, "when synthesis.sampler is 'dpm', but its choices are"),
+    ],
+)
+def test_a_condition_that_cannot_be_decided_is_refused(when: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config(
+            {
+                "synthesis.sampler": {"type": "categorical", "choices": ["ddpm", "ddim"]},
+                "mining.min_pool": {"type": "int", "low": 1, "high": 9},
+                "synthesis.guidance": {"type": "float", "low": 1, "high": 2, "when": when},
+            }
+        )
+
+
+def test_conditions_that_wait_for_each_other_are_refused() -> None:
+    wave = {"type": "categorical", "choices": [True, False], "when": {"synthesis.sampler": ["ddpm"]}}
+    sampler = {"type": "categorical", "choices": ["ddpm", "ddim"], "when": {"loss.dynamic_window_weighting": [True]}}
+    with pytest.raises(ConfigError, match="wait for each other"):
+        config({"loss.dynamic_window_weighting": wave, "synthesis.sampler": sampler})
+
+
+def test_a_conditional_setting_is_asked_for_only_where_its_condition_holds() -> None:
+    space = config(
+        {
+            "synthesis.guidance": {"type": "float", "low": 1, "high": 2, "when": {"synthesis.sampler": ["ddim"]}},
+            "synthesis.sampler": {"type": "categorical", "choices": ["ddpm", "ddim"]},
+        }
+    ).space
+    with_it = suggest(optuna.trial.FixedTrial({"synthesis.sampler": "ddim", "synthesis.guidance": 1.5}), space, {})
+    without = suggest(optuna.trial.FixedTrial({"synthesis.sampler": "ddpm"}), space, {})
+    assert with_it == {"synthesis.sampler": "ddim", "synthesis.guidance": 1.5}
+    assert without == {"synthesis.sampler": "ddpm"}
+
+
+def test_the_default_space_holds_every_published_value() -> None:
+    space = resolve_space(config(default_space()).space, 23_384, "published")
+    published = published_values(space, 23_384)
+    assert set(published) == set(space)
+    assert all(contains(space[path], value) for path, value in published.items())
+    assert published["mining.top_k"] == 250
+    assert all(getattr_path(TrialConfig(), path) == value for path, value in published.items())
+
+
+def test_pools_go_up_to_a_tenth_of_the_source_and_the_published_pool_is_scaled_to_it() -> None:
+    space = resolve_space(config(default_space()).space, 2000, "demo")
+    assert (space["mining.top_k"].low, space["mining.top_k"].high) == (4, 200)  # type: ignore[union-attr]
+    assert published_values(space, 2000)["mining.top_k"] == round(250 / 23_384 * 2000) == 21
+    assert published_values(space, 60)["mining.top_k"] == 4
+
+
+def test_a_pool_range_beyond_the_source_is_clamped_and_one_wholly_beyond_is_refused() -> None:
+    space = config({"mining.top_k": {"type": "int", "low": 50, "high": 900}}).space
+    assert resolve_space(space, 300, "small")["mining.top_k"].high == 300  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="low 50 is above 40"):
+        resolve_space(space, 40, "small")
+
+
+def test_generated_clips_stay_within_what_the_judge_takes() -> None:
+    space = config(default_space()).space
+    highs = [resolve_space(space, 900, profile)["synthesis.clips_per_class"].high for profile in ("small", "published")]  # type: ignore[union-attr]
+    assert highs == [20, 100]
+
+
+def test_the_hash_names_the_ranges_and_not_their_order() -> None:
+    one = {
+        "synthesis.guidance": {"type": "float", "low": 1, "high": 2},
+        "mining.min_pool": {"type": "int", "low": 1, "high": 2},
+    }
+    other = dict(reversed(one.items()))
+    wider = {**one, "mining.min_pool": {"type": "int", "low": 1, "high": 3}}
+    assert space_hash(config(one).space) == space_hash(config(other).space) != space_hash(config(wider).space)
