@@ -18,6 +18,7 @@ from kinemic.errors import DataError
 
 if TYPE_CHECKING:
     from kinemic.data.corpus import Corpus
+    from kinemic.text import TextEncoder
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.int64]
@@ -70,7 +71,9 @@ def average_clip_embeddings(embeddings_nE: Floats, clip_of_caption: Indices) -> 
     if len(clips) == 0 or len(clips) != len(embeddings_nE):
         raise DataError(f"mining: expected one clip for each of {len(embeddings_nE)} captions, got {len(clips)}")
     counts = np.bincount(clips)
-    if not counts.all() or (np.diff(clips) < 0).any():
+    if (np.diff(clips) < 0).any():
+        raise DataError("mining: captions must come in the order of their clips")
+    if not counts.all():
         raise DataError(f"mining: source clip {int(np.argmin(counts))} has no caption; caption or drop it")
     unit_nE = np.asarray(embeddings_nE, dtype=np.float32)
     unit_nE = unit_nE / _lengths(unit_nE)[:, None]
@@ -101,6 +104,40 @@ def mine(
         pools.append(_pool(clips_NE, lengths_N, clip_names, rough_N, captions_QE, config))
         place += len(captions_QE)
     return MiningResult(tuple(pools), _warnings(pools, len(clips_NE), config))
+
+
+def mine_corpus(
+    source: Corpus, class_captions: Sequence[Sequence[str]], encoder: TextEncoder, config: MiningConfig
+) -> MiningResult:
+    """Mine a source corpus for classes given by their captions. Raises DataError as the parts do."""
+    captions = [caption for clip in source.captions for caption in clip]
+    clip_of_caption = np.repeat(np.arange(len(source)), [len(clip) for clip in source.captions])
+    bare = set(range(len(source))) - set(clip_of_caption.tolist())
+    if bare:
+        raise DataError(
+            f"source clip {source.names[min(bare)]} has no caption ({len(bare)} have none); caption or drop it"
+        )
+    clips_NE = average_clip_embeddings(encoder.encode(captions), clip_of_caption)
+    return mine(clips_NE, source.names, [encoder.encode(list(c)) for c in class_captions], config)
+
+
+def best_captions(
+    result: MiningResult, source: Corpus, label: int, captions: Sequence[str], first: int
+) -> list[tuple[str, float, int]]:
+    """Return a pool's best distinct captions: (caption, best similarity, clips that go by it).
+
+    Of a clip's captions the one is taken that has most content words in common with the class's ``captions``.
+    """
+    from kinemic.text_tfidf import content_stems
+
+    words = {word for caption in captions for word in content_stems(caption)}
+    pool = result.pools[label]
+    found: dict[str, tuple[float, int]] = {}
+    for i, similarity in zip(pool.indices, pool.similarities, strict=True):
+        caption = max(source.captions[i], key=lambda text: len(words.intersection(content_stems(text))))
+        best, clips = found.get(caption, (float(similarity), 0))
+        found[caption] = (best, clips + 1)
+    return [(caption, best, clips) for caption, (best, clips) in list(found.items())[:first]]
 
 
 def pool_table(

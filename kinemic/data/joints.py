@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from kinemic.config import JointsReader
 from kinemic.data.corpus import Clip, Role
 from kinemic.data.raw import MIN_FRAMES, Item, Raw, load_arrays, need_folder, read_ids, read_lines
 from kinemic.errors import DataError
+from kinemic.files import replacing, write_text
 from kinemic.motion import joints_to_features
 from kinemic.skeleton import NUM_JOINTS
 
@@ -103,6 +105,53 @@ def read_set(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
         raise DataError(f"{path}: start must rise from 0 to the {len(rel)} frames, got {start[0]} to {start[-1]}")
     for name, first, end in zip(ids, start[:-1], start[1:], strict=True):
         yield str(name), rel[first:end].astype(np.float32) + root[first:end, None].astype(np.float32)
+
+
+@dataclass(frozen=True)
+class JointClip:
+    """One clip of joint files: its label as written, and its features (T - 1, 263)."""
+
+    name: str
+    label: str | None
+    captions: tuple[str, ...]
+    features: NDArray[np.float32]
+
+
+def read_joints(folder: Path, files: Sequence[str], clips: str = "clips.jsonl") -> list[JointClip]:
+    """Read all clips of joint files, of any length. Raises DataError as ``open_joints`` does."""
+    reader = JointsReader(path=folder, files=tuple(files), clips=clips)
+    raw = open_joints(reader, "target")
+    loaded = [clip for item in raw.items() for clip in item.load()]
+    return [
+        JointClip(c.name, None if c.label is None else raw.classes[c.label], c.captions, c.features_TF) for c in loaded
+    ]
+
+
+def write_joints(
+    folder: Path,
+    joints: Sequence[NDArray[np.float32]],
+    labels: Sequence[str],
+    captions: Sequence[Sequence[str]],
+    prefix: str = "clip",
+) -> None:
+    """Write clips (T, 22, 3), metres, 20 fps, as ``clips.npz`` and ``clips.jsonl``, which ``open_joints`` reads."""
+    names = [f"{prefix}-{i:05d}" for i in range(len(joints))]
+    roots = [clip[:, 0] for clip in joints]
+    relative = [clip - clip[:, :1] for clip in joints]
+    with replacing(folder / "clips.npz") as path:
+        np.savez_compressed(
+            path,
+            rel=np.concatenate([np.zeros((0, NUM_JOINTS, 3), np.float32), *relative]),
+            root=np.concatenate([np.zeros((0, 3), np.float32), *roots]),
+            start=np.cumsum([0, *map(len, joints)], dtype=np.int64),
+            ids=np.array(names, dtype=np.str_),
+        )
+    rows = zip(names, joints, labels, captions, strict=True)
+    lines = [
+        json.dumps({"id": n, "set": "clips", "frames": len(j), "label": label, "captions": list(texts)})
+        for n, j, label, texts in rows
+    ]
+    write_text(folder / "clips.jsonl", "".join(f"{line}\n" for line in lines))
 
 
 def _load(path: Path, name: str, joints: NDArray[np.float32], row: Row, label_of: dict[str, int]) -> list[Clip]:

@@ -26,10 +26,12 @@ def open_ntu(reader: NTUReader) -> Raw:
     root = need_folder(reader.path, "an NTU-VIBE folder")
     lists = need_folder(root / "splits" / "fewshot" / reader.shots / reader.task, "the lists train.txt and val.txt")
     vectors = need_folder(root / "new_joint_vecs", "motion features, one npy file a clip")
-    listed: dict[str, int] = {}
-    for name in LISTS:
-        if name != "incremental" or (lists / "incremental.txt").is_file():
-            listed |= read_labelled_list(lists / f"{name}.txt")
+    by_list = {
+        f"{name}.txt": read_labelled_list(lists / f"{name}.txt")
+        for name in LISTS
+        if name != "incremental" or (lists / "incremental.txt").is_file()
+    }
+    listed = {name: action for labels in by_list.values() for name, action in labels.items()}
     actions = read_actions(root / "ntu_metadata.json")
     numbers = sorted(set(listed.values()))
     unknown = [number for number in numbers if number not in actions]
@@ -50,6 +52,7 @@ def open_ntu(reader: NTUReader) -> Raw:
         classes=tuple(actions[number][0] for number in numbers),
         class_captions=tuple(actions[number][1] for number in numbers),
         missing=tuple(sorted(name for name in listed if name not in there)),
+        sides={name: frozenset(map(subject_of, by_list[name])) for name in ("train.txt", "val.txt")},
     )
 
 
@@ -74,6 +77,11 @@ def parse_name(name: str) -> dict[str, int]:
     return {key: int(value) for key, value in match.groupdict().items()}
 
 
+def subject_of(name: str) -> str:
+    """Return the performer of a clip, P and three digits."""
+    return f"P{parse_name(name)['subject']:03d}"
+
+
 def read_actions(path: Path) -> dict[int, tuple[str, tuple[str, ...]]]:
     """Return action index -> (class name, captions) of ``ntu_metadata.json``; the index is the A number - 1."""
     data: Any = read_json(path, "class names and captions")
@@ -86,5 +94,4 @@ def read_actions(path: Path) -> dict[int, tuple[str, tuple[str, ...]]]:
 def _load(root: Path, name: str, label: int) -> list[Clip]:
     text = root / "texts" / f"{name}.txt"
     captions = tuple(c for texts in read_captions(text).values() for c in texts)
-    subject = f"P{parse_name(name)['subject']:03d}"
-    return [Clip(name, load_features(root / "new_joint_vecs" / f"{name}.npy"), captions, label, subject)]
+    return [Clip(name, load_features(root / "new_joint_vecs" / f"{name}.npy"), captions, label, subject_of(name))]

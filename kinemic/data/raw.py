@@ -50,6 +50,7 @@ class Raw:
     statistics: Callable[[], Statistics | None] = lambda: None
     missing: tuple[str, ...] = ()
     least: int = 0  # frames of features; 0 is the role's minimum
+    sides: Mapping[str, frozenset[str]] = field(default_factory=dict)  # subjects by published list
     notes: dict[str, Any] = field(default_factory=dict)
 
     def clips(self, progress: ProgressCallback = silent) -> Iterator[Clip]:

@@ -40,10 +40,10 @@ def open_raw(reader: Reader, role: Role | None = None) -> Raw:
 
 def open_generated(reader: GeneratedReader) -> Raw:
     """List the embedded generated corpus; its input files are the generator's own source."""
-    from kinemic.data import procedural
+    from kinemic.data.procedural import target_classes
 
-    sources = sorted(Path(procedural.__file__).parent.glob("procedural*.py"))
-    classes = procedural.target_classes() if reader.part == "target" else []
+    sources = sorted(Path(__file__).parent.glob("procedural*.py"))
+    classes = target_classes() if reader.part == "target" else []
     return Raw(
         path=Path(f"generated-{reader.part}"),
         role=reader.part,
@@ -56,12 +56,12 @@ def open_generated(reader: GeneratedReader) -> Raw:
 
 
 def _generated_items(reader: GeneratedReader, label_of: dict[str, int]) -> list[Item]:
-    from kinemic.data import procedural
+    from kinemic.data.procedural import GeneratedClip, generate_source, generate_target
     from kinemic.motion import joints_to_features
 
-    generate = procedural.generate_source if reader.part == "source" else procedural.generate_target
+    generate = generate_source if reader.part == "source" else generate_target
 
-    def load(clip: procedural.GeneratedClip) -> list[Clip]:
+    def load(clip: GeneratedClip) -> list[Clip]:
         label = None if clip.action is None else label_of[clip.action]
         segments = tuple((s.action, s.start, s.end) for s in clip.segments)
         return [Clip(clip.name, joints_to_features(clip.joints_TJ3), clip.captions, label, clip.subject, segments)]

@@ -1,0 +1,151 @@
+"""``kinemic data``: packing data sets, looking for what is wrong with them, drawing few-shot splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from kinemic.commands.data_options import Named, id_list, named_data, reader_options
+from kinemic.config import CorpusReader, SplitConfig, parse
+from kinemic.console import console, progress_bars
+
+if TYPE_CHECKING:
+    from kinemic.data.check import Finding
+    from kinemic.data.corpus import Corpus
+
+COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
+
+
+@click.group()
+def data() -> None:
+    """Pack data sets, check them, and draw few-shot splits."""
+
+
+@data.command()
+@reader_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/cache/corpora"),
+    show_default=True,
+    help="Folder for packed corpora; one that is there already is reused.",
+)
+def prepare(out: Path, **options: Any) -> None:
+    """Pack the data set at PATH (a folder, or both of an experiment's YAML file) into one memory-mapped corpus."""
+    from kinemic.data.prepare import prepare as pack
+
+    for named in named_data(**options):
+        with progress_bars() as progress:
+            corpus = pack(named.reader, out, progress, named.role)
+        console.print(corpus_table(named.name, corpus))
+
+
+@data.command()
+@reader_options
+def check(**options: Any) -> None:
+    """Look for what is wrong with the data set at PATH: raw, packed, or both of an experiment's YAML file.
+
+    Checked are counts, lengths, NaN and infinite values, frame rate, bones, floor, captions, labels, subjects. The exit
+    code is 1 where there is an error; a warning is worth a look.
+    """
+    failed = False
+    for named in named_data(**options):
+        findings = _findings(named)
+        console.print(findings_table(named.name, findings))
+        failed = failed or any(finding.level == "error" for finding in findings)
+    if failed:
+        raise SystemExit(1)
+
+
+@data.command()
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the trial data.")
+@click.option("--class", "classes", multiple=True, help="Class to take, repeatable.  [default: every class]")
+@click.option(
+    "--shots", type=click.IntRange(1), default=None, help="Clips per class to train on.  [default: 10; all of --train]"
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw.")
+@click.option(
+    "--train-subject",
+    "train_subjects",
+    multiple=True,
+    help="Subject to draw shots from, repeatable.  [default: all but dev's]",
+)
+@click.option("--dev-subject", "dev_subjects", multiple=True, help="Subject whose clips score a trial, repeatable.")
+@click.option(
+    "--train", metavar="FILE[:KEY]", default=None, help="List of ids to take shots from, instead of subjects."
+)
+@click.option("--dev", metavar="FILE[:KEY]", default=None, help="List of ids that score a trial, instead of subjects.")
+def split(target: Path, out: Path, train: str | None, dev: str | None, **options: Any) -> None:
+    """Draw a few-shot split of the packed corpus TARGET into a folder that holds its train and dev clips alone."""
+    from kinemic.data.check import check_split
+    from kinemic.data.prepare import open_packed
+    from kinemic.data.splits import load_trial_data, make_trial_data
+
+    settings = {name: value for name, value in options.items() if value not in ((), None)}
+    lists = {name: id_list(text).model_dump() for name, text in (("train", train), ("dev", dev)) if text}
+    config = parse(SplitConfig, settings | lists, "split")
+    make_trial_data(open_packed(target, "target"), config, out)
+    trial = load_trial_data(out)
+    corpus = trial.corpus
+    table = Table("class", "train", "dev", "train clips", title=str(out), title_justify="left")
+    for label, name in enumerate(corpus.classes):
+        shots = [corpus.names[i] for i in trial.train if corpus.labels[i] == label]
+        table.add_row(name, str(len(shots)), str(int((corpus.labels[trial.dev] == label).sum())), " ".join(shots))
+    console.print(table)
+    console.print(findings_table("split", check_split(trial)))
+
+
+def corpus_table(name: str, corpus: Corpus) -> Table:
+    """Return what a corpus holds as a table."""
+    table = Table(show_header=False, title=name, title_justify="left")
+    rows: dict[str, object] = {
+        "folder": corpus.path,
+        "role": corpus.role,
+        "clips": len(corpus),
+        "frames at 20 fps": len(corpus.features),
+        "classes": len(corpus.classes),
+        "captions": sum(map(len, corpus.captions)),
+    }
+    notes = {
+        "too_short": "dropped, too short",
+        "cropped": "cropped to 196 frames",
+        "missing": "listed, but not there",
+    }
+    rows |= {what: corpus.notes[key] for key, what in notes.items() if corpus.notes.get(key)}
+    for what, value in rows.items():
+        table.add_row(what, f"{value:,}" if isinstance(value, int) else str(value))
+    return table
+
+
+def findings_table(name: str, findings: list[Finding]) -> Table:
+    """Return findings as a table."""
+    table = Table("", "what", "count", "first", title=name, title_justify="left")
+    for finding in findings:
+        colour = COLOURS[finding.level]
+        table.add_row(f"[{colour}]{finding.level}[/]", finding.what, f"{finding.count:,}", finding.example)
+    return table
+
+
+def _findings(named: Named) -> list[Finding]:
+    """Findings on one data set; a list, folder or caption file that is missing is one of them, not the end."""
+    from kinemic.data.check import Finding, check_corpus, check_split
+    from kinemic.data.corpus import Corpus
+    from kinemic.data.readers import open_raw
+    from kinemic.data.splits import load_trial_data
+    from kinemic.errors import DataError
+
+    try:
+        opened: Corpus | Any = (
+            Corpus.open(named.reader.path)
+            if isinstance(named.reader, CorpusReader)
+            else open_raw(named.reader, named.role)
+        )
+        with progress_bars() as progress:
+            findings = check_corpus(opened, progress)
+        return findings + (check_split(load_trial_data(opened.path)) if opened.role == "trial" else [])
+    except DataError as error:
+        return [Finding("error", str(error), 1)]

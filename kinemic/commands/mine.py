@@ -1,0 +1,76 @@
+"""``kinemic mine``: which source clips would serve a class, seen by their captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from kinemic.commands.options import experiment_options
+from kinemic.config import load_experiment
+from kinemic.console import console, progress_bars
+
+
+@click.command()
+@experiment_options
+@click.option("--caption", "captions", multiple=True, help="Mine for this caption, repeatable, instead of the classes.")
+@click.option("--show", type=click.IntRange(1), default=5, show_default=True, help="Captions to print per class.")
+def mine(
+    file: Path, settings: tuple[str, ...], runs: Path, device: str | None, captions: tuple[str, ...], show: int
+) -> None:
+    """Print the source captions closest to each target class of FILE, with their cosine similarity.
+
+    Pools follow trial.mining: top_k clips, threshold (a quantile of the class's similarities), min_pool.
+    """
+    from kinemic.data.prepare import prepare
+    from kinemic.data.splits import choose
+    from kinemic.device import resolve_device
+    from kinemic.inputs import prepare_encoder
+    from kinemic.mining import best_captions, mine_corpus, pool_table
+
+    experiment = load_experiment(file, settings)
+    cache = runs / "cache"
+    prompts: list[tuple[str, ...]]
+    with progress_bars() as progress:
+        source = prepare(experiment.data.source, cache / "corpora", progress, "source")
+        if captions:
+            classes, prompts = captions, [(caption,) for caption in captions]
+        else:
+            target = prepare(experiment.data.target, cache / "corpora", progress, "target")
+            classes = choose(target, experiment.data.split).classes
+            prompts = [target.class_captions[target.classes.index(name)] for name in classes]
+        encoder, _ = prepare_encoder(experiment.text, source, cache, resolve_device(device))
+        result = mine_corpus(source, prompts, encoder, experiment.trial.mining)
+    console.print(_pools(pool_table(result, source, classes, prompts)))
+    for label, name in enumerate(classes):
+        table = Table("similarity", "clips", "caption", title=name, title_justify="left")
+        for caption, similarity, clips in best_captions(result, source, label, prompts[label], show):
+            table.add_row(f"{similarity:.3f}", str(clips), caption)
+        console.print(table)
+    for warning in result.warnings:
+        console.print(f"[yellow]{warning}[/]")
+
+
+def _pools(rows: list[dict[str, object]]) -> Table:
+    columns = {
+        "class": "class",
+        "clips": "clips",
+        "similarity_best": "best",
+        "similarity_mean": "mean",
+        "similarity_last": "last",
+        "threshold_similarity": "threshold",
+        "shared_words": "share a content word",
+        "in_other_pools": "in other pools",
+        "fallback": "fell back",
+    }
+    table = Table(*columns.values(), title="mined pools (cosine similarity)", title_justify="left")
+    for row in rows:
+        values = (row[key] for key in columns)
+        table.add_row(
+            *(
+                f"{v:.3f}" if isinstance(v, float) else ("yes" if v else "") if isinstance(v, bool) else str(v)
+                for v in values
+            )
+        )
+    return table
