@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from itertools import accumulate, repeat
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +29,23 @@ Noise = Callable[[Tensor], Tensor]
 """x -> standard normal noise of the same shape, type and device."""
 OnStep = Callable[[int, Tensor], None]
 """Called after each reverse step with the number of steps done and the new x."""
+
+
+class Sampler(Protocol):
+    """The one signature of every sampler: from noise ``x`` through the steps of ``schedule`` to a clean clip."""
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        x_BTF: Tensor,
+        schedule: Schedule,
+        noise: Noise,
+        *,
+        eta: float = ...,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Return the sample, (B, T, F); ``eta`` scales the noise that each step adds."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +72,8 @@ class Schedule:
     @cached_property
     def posterior_variance(self) -> Array:
         """Variance of q(x_{t-1} | x_t, x0)."""
-        return self.betas * (1.0 - self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod)
+        variance: Array = self.betas * (1.0 - self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod)
+        return variance
 
     @cached_property
     def posterior_log_variance_clipped(self) -> Array:
@@ -71,7 +90,8 @@ class Schedule:
     @cached_property
     def posterior_mean_coef2(self) -> Array:
         """Weight of x_t in the posterior mean."""
-        return (1.0 - self.alphas_cumprod_prev) * np.sqrt(1.0 - self.betas) / (1.0 - self.alphas_cumprod)
+        weight: Array = (1.0 - self.alphas_cumprod_prev) * np.sqrt(1.0 - self.betas) / (1.0 - self.alphas_cumprod)
+        return weight
 
     def respaced(self, kept: Iterable[int]) -> Schedule:
         """Return the process that visits only the ``kept`` steps, at the same noise levels. Raises ValueError."""
@@ -104,7 +124,8 @@ def space_timesteps(steps: int, sections: str | Sequence[int]) -> list[int]:
         if not 1 <= count <= size:
             raise ValueError(f"cannot keep {count} of {size} diffusion steps; give 1..{size}")
         stride = (size - 1) / (count - 1) if count > 1 else 1.0
-        kept += [start + round(stride * k) for k in range(count)]
+        # Summed rather than multiplied: where a position falls on a half, this rounds as the published code does.
+        kept += [start + round(position) for position in accumulate(repeat(stride, count - 1), initial=0.0)]
         start += size
     return kept
 

@@ -1,0 +1,110 @@
+"""Checkpoints: what goes in comes out, and everything else is a one-line error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from kinemic import checkpoint
+from kinemic.errors import CheckpointError
+
+META = {"kind": "test", "classes": ["wave", "kick"], "seed": 3, "nested": {"rate": 0.1}}
+
+
+def saved(path: Path) -> Path:
+    weight = torch.arange(6.0).view(2, 3)
+    checkpoint.save(path, {"weight": weight, "transposed": weight.t(), "count": torch.tensor(7)}, META)
+    return path
+
+
+def one_line(error: pytest.ExceptionInfo[CheckpointError], path: Path) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    assert str(path) in text
+    return text
+
+
+def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
+    path = saved(tmp_path / "deep" / "a.safetensors")
+    tensors, meta = checkpoint.load(path)
+    assert meta == META == checkpoint.read_meta(path)
+    assert torch.equal(tensors["transposed"], torch.arange(6.0).view(2, 3).t())
+    assert tensors["count"].item() == 7
+
+
+def test_writing_again_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.safetensors")
+    checkpoint.save(path, {"weight": torch.ones(1)}, {"kind": "other"})
+    assert checkpoint.load(path)[1] == {"kind": "other"}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path / "a.safetensors")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", fail)
+    with pytest.raises(CheckpointError, match="No space left") as error:
+        checkpoint.save(path, {"weight": torch.ones(1)}, {})
+    one_line(error, path)
+    assert checkpoint.load(path)[1] == META
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("keep", [0, 4, 60, -3])
+def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
+    path = saved(tmp_path / "a.safetensors")
+    path.write_bytes(path.read_bytes()[:keep])
+    for read in (checkpoint.load, checkpoint.read_meta):
+        with pytest.raises(CheckpointError, match="damaged, or not a safetensors file") as error:
+            read(path)
+        one_line(error, path)
+
+
+def test_missing_foreign_and_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such checkpoint") as error:
+        checkpoint.load(tmp_path / "none.safetensors")
+    one_line(error, tmp_path)
+    save_file({"weight": torch.ones(1)}, tmp_path / "foreign.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="written by kinemic") as error:
+        checkpoint.load(tmp_path / "foreign.safetensors")
+    one_line(error, tmp_path)
+    (tmp_path / "text").write_text("hello " * 100)
+    with pytest.raises(CheckpointError, match="not a safetensors file") as error:
+        checkpoint.load(tmp_path / "text")
+    one_line(error, tmp_path)
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.load(tmp_path)
+    one_line(error, tmp_path)
+    save_file({"weight": torch.ones(1)}, tmp_path / "bad.safetensors", metadata={checkpoint.META_KEY: "[1]"})
+    with pytest.raises(CheckpointError, match="not a mapping") as error:
+        checkpoint.load(tmp_path / "bad.safetensors")
+    one_line(error, tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="cannot be written") as error:
+        saved(tmp_path / "file" / "a.safetensors")
+    one_line(error, tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        saved(tmp_path / "a.safetensors")
+
+
+def test_require_shows_both_values() -> None:
+    checkpoint.require(META, {"kind": "test", "seed": 3}, Path("a"))
+    with pytest.raises(CheckpointError, match=r"a: seed is 3, this run needs 4"):
+        checkpoint.require(META, {"kind": "test", "seed": 4}, Path("a"))
+    with pytest.raises(CheckpointError, match=r"width is None, this run needs 8"):
+        checkpoint.require(META, {"width": 8}, Path("a"))
