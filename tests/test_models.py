@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kinemic.config import LoraConfig, ModelConfig
 from kinemic.models.dropout import Dropout, DropoutSource, dropout_source
-from kinemic.models.lora import LoraLinear, add_lora, lora_parameters, merge
+from kinemic.models.lora import LoraLinear, LoraSelfAttention, add_lora, lora_parameters, merge
 from kinemic.models.mdm import MDM
 from kinemic.skeleton import NUM_FEATURES
 
@@ -123,7 +123,7 @@ def test_fresh_adapters_change_nothing() -> None:
     torch.testing.assert_close(with_adapters(zero=True)(**given)[0], plain(**given)[0])
 
 
-@pytest.mark.parametrize("rank", [2, 16])  # either order of products in the backward pass
+@pytest.mark.parametrize("rank", [1, 16])  # either order of products in the backward pass
 def test_adapter_gradients_are_those_of_the_merged_weights(rank: int) -> None:
     generator = torch.Generator().manual_seed(0)
     base = linear()
@@ -136,6 +136,20 @@ def test_adapter_gradients_are_those_of_the_merged_weights(rank: int) -> None:
     actual = torch.autograd.grad(layer(x).sin().sum(), wanted)
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rank", [2, 16])
+def test_stacked_projections_have_the_gradients_of_their_merged_weights(rank: int) -> None:
+    attention = with_adapters(rank).layers[0].self_attn
+    assert isinstance(attention, LoraSelfAttention)
+    a, b = attention.lora_pairs()
+    x_BSD = torch.randn(2, 5, SMALL.width, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    wanted = [x_BSD, *(getattr(attention, f"{name}_lora_{side}") for name in "qkv" for side in "AB")]
+    merged = attention.in_proj_weight + attention.scale * (b @ a).flatten(0, 1)
+    expected = torch.autograd.grad((x_BSD @ merged.t() + attention.in_proj_bias).sin().sum(), wanted)
+    actual = torch.autograd.grad(attention.project_in(x_BSD).sin().sum(), wanted)
+    for got, right in zip(actual, expected, strict=True):
+        torch.testing.assert_close(got, right, atol=1e-4, rtol=1e-4)
 
 
 def test_lora_dropout_touches_the_adapter_only_and_has_the_right_mean() -> None:

@@ -117,7 +117,8 @@ class LoraSelfAttention(SelfAttention):
         self.v_lora_A, self.v_lora_B = _pair(base.out_proj.weight, config.rank, generator)
         self.out_lora_A, self.out_lora_B = _pair(base.out_proj.weight, config.rank, generator)
 
-    def _in_pairs(self) -> tuple[Tensor, Tensor]:
+    def lora_pairs(self) -> tuple[Tensor, Tensor]:
+        """Return the stacked A (3, R, D) and B (3, D, R) of query, key and value."""
         return (
             torch.stack((self.q_lora_A, self.k_lora_A, self.v_lora_A)),
             torch.stack((self.q_lora_B, self.k_lora_B, self.v_lora_B)),
@@ -125,7 +126,7 @@ class LoraSelfAttention(SelfAttention):
 
     def project_in(self, x_BSD: Tensor) -> Tensor:
         """Return adapted queries, keys and values side by side, (B, S, 3 D)."""
-        return _adapted(x_BSD, self.in_proj_weight, self.in_proj_bias, *self._in_pairs(), self.scale)
+        return _adapted(x_BSD, self.in_proj_weight, self.in_proj_bias, *self.lora_pairs(), self.scale)
 
     def project_out(self, x_BSD: Tensor) -> Tensor:
         """Mix the heads through the adapted output projection, (B, S, D)."""
@@ -137,7 +138,7 @@ class LoraSelfAttention(SelfAttention):
         width = self.out_proj.in_features
         with torch.device("meta"):
             plain = SelfAttention(width, self.heads, self.dropout.p, self.dropout.source)
-        plain.in_proj_weight = nn.Parameter(_stacked(self.in_proj_weight, *self._in_pairs(), self.scale).detach())
+        plain.in_proj_weight = nn.Parameter(_stacked(self.in_proj_weight, *self.lora_pairs(), self.scale).detach())
         plain.in_proj_bias = nn.Parameter(self.in_proj_bias.detach().clone())
         out_weight = torch.addmm(self.out_proj.weight, self.out_lora_B, self.out_lora_A, alpha=self.scale)
         plain.out_proj.weight = nn.Parameter(out_weight.detach())
