@@ -34,7 +34,16 @@ def recordings() -> Path:
     return RECORDINGS
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an MLflow database with its tables, to be copied: MLflow takes seconds to make one."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture(scope="session")
 def toy_clips() -> Callable[..., ClipSet]:
     """Return a maker of small random clip sets: smooth curves of a few frequencies, one caption a clip."""
@@ -65,6 +74,7 @@ def toy_clips() -> Callable[..., ClipSet]:
     return make
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly that nothing was compared with the published numbers, when that is so."""
     if not GOLDEN.is_dir():
