@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import logging
 import pickle
+import struct
 import urllib.error
 import urllib.request
 import warnings
@@ -138,12 +139,13 @@ def _load(architecture: str, weights: Path, quick_gelu: bool, device: str) -> An
     import open_clip
     from safetensors import SafetensorError
 
-    unreadable = (RuntimeError, OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, StopIteration)
+    # What torch's and safetensors' readers and open_clip's renaming of keys raise on bytes that are something else.
+    unreadable = (RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, StopIteration)
     try:
         model = open_clip.create_model(
             architecture, pretrained=str(weights), force_quick_gelu=quick_gelu, device=device, weights_only=True
         )
-    except (*unreadable, pickle.UnpicklingError, SafetensorError) as error:
+    except (*unreadable, pickle.UnpicklingError, struct.error, SafetensorError) as error:
         why = " ".join(str(error).split())[:160]
         raise CheckpointError(f"{weights}: not weights of open_clip's {architecture} ({why})") from error
     return model.eval().requires_grad_(False)

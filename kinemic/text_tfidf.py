@@ -20,18 +20,19 @@ from numpy.typing import NDArray
 
 from kinemic.errors import CheckpointError, DataError
 
-VERSION = 1  # of stems, weights and fit; part of the id
+VERSION = 2  # of stems, weights and fit; part of the id
 STATE, ARRAYS = "tfidf.json", "tfidf.safetensors"
 
 _FUNCTION_WORDS = """
 a an the this that these those some any each every other another one it its they them their theirs he him his she her
 hers you your i my we our who which what there here and or but nor so as if then than while when where before after
-during until of in on at to into onto from with without by for about over under up down out off through toward towards
-around across along against between near is are was were be been being am do does did doing done has have had having
-can could will would shall should may might must not no very just also again something someone somebody person people
-human man woman men women guy figure individual character
+during until of in on at to into onto from with without by for about near is are was were be been being am do does did
+doing done has have had having can could will would shall should may might must not no very just also again something
+someone somebody person people human man woman men women guy figure individual character
 """
+_DIRECTION_WORDS = "up down over under out off through toward towards around across along against between"
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
+DIRECTION_WORDS = frozenset(_DIRECTION_WORDS.split())  # they tell "sits down" from "sits up", but name no action
 _VOWEL = re.compile("[aeiouy]")
 
 
@@ -52,14 +53,15 @@ def stem(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("e") else word
 
 
-def stems(text: str) -> list[str]:
-    """Return the stems of all words of a caption, in order."""
-    return [stem(word) for word in _words(text)]
-
-
 def content_stems(text: str) -> list[str]:
-    """Return the stems of the words that say something about the motion; articles, "person" and the like left out."""
-    return [stem(word) for word in _words(text) if word not in FUNCTION_WORDS]
+    """Return the stems of the words that say what happens; articles, directions, "person" and the like left out."""
+    return [stem(word) for word in _words(text) if word not in FUNCTION_WORDS | DIRECTION_WORDS]
+
+
+def weighed_stems(text: str) -> list[str]:
+    """Return the stems that count: all but function words, or those too where a caption has no others."""
+    kept = [stem(word) for word in _words(text) if word not in FUNCTION_WORDS]
+    return kept or [stem(word) for word in _words(text)]
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,10 @@ class TfidfEncoder:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.utils.extmath import randomized_svd
 
-        distinct = sorted({caption for caption in captions if stems(caption)})
+        distinct = sorted({caption for caption in captions if _words(caption)})
         if not distinct:
             raise DataError(f"text encoder: no words in the {len(captions)} captions to fit on")
-        vectorizer = TfidfVectorizer(analyzer=stems, sublinear_tf=True)
+        vectorizer = TfidfVectorizer(analyzer=weighed_stems, sublinear_tf=True)
         counts = vectorizer.fit_transform(distinct)
         rank = min(dim, *counts.shape)
         _, _, components = randomized_svd(counts, rank, n_iter=7, random_state=0)
@@ -143,12 +145,13 @@ class TfidfEncoder:
 
     def _weights(self, caption: str) -> dict[int, float]:
         """Unit-length TF-IDF weights of a caption by place in the vocabulary."""
-        every, content = stems(caption), content_stems(caption)
-        known = [word for word in every if word in self.vocabulary]
+        weighed, content = weighed_stems(caption), content_stems(caption)
+        known = [word for word in weighed if word in self.vocabulary]
         if not known or (content and not any(word in self.vocabulary for word in content)):
+            words = ", ".join(content or weighed) or "it has none"
             raise DataError(
-                f"caption {caption!r}: none of its words ({', '.join(content or every) or 'it has none'}) is known to "
-                f"{self.id}; rephrase it in words of the source captions"
+                f"caption {caption!r}: none of its words ({words}) is known to {self.id}; rephrase it in words of the "
+                "source captions"
             )
         weights = {
             self.vocabulary[word]: (1 + math.log(count)) * float(self.idf_V[self.vocabulary[word]])

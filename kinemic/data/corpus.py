@@ -44,7 +44,7 @@ class Clip:
     part: Part | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Corpus:
     """An opened corpus. ``labels`` is -1 where a clip has no class; ``clip(i)`` is a view, nothing is copied.
 
@@ -97,6 +97,9 @@ class Corpus:
 
         pack(path, clips, classes, class_captions, role, statistics, notes or {})
         return cls.open(path)
+
+    def __repr__(self) -> str:
+        return f"Corpus({self.path}, {self.role}, {len(self)} clips)"
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -96,7 +96,7 @@ def load_array(path: Path) -> NDArray[Any]:
 def load_arrays(path: Path, keys: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """Read some arrays of an npz file. Raises DataError for a missing or corrupt file, and for a key that it lacks."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             lacking = [key for key in keys if key not in archive.files]
             if lacking:
                 raise DataError(f"{path}: no array {lacking[0]!r}; expected {', '.join(keys)}")
