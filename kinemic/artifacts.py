@@ -73,7 +73,7 @@ def clips_gif(path: Path, material: Material, bundle: GeneratorBundle, synthetic
         "prior": [features_to_joints(f) for f in prior.features],
         "adapted": [features_to_joints(synthetic.features[i]) for i in first],
     }
-    gif(path, rows, [corpus.classes[c] for c in classes])
+    gif(path, list(rows.values()), [[f"{row}: {corpus.classes[c]}" for c in classes] for row in rows])
 
 
 def confusion_figure(confusion_CC: np.ndarray, classes: tuple[str, ...]) -> Figure:

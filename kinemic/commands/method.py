@@ -102,7 +102,7 @@ def generate(
     captions = [bundle.captions[c] for c in made.labels]
     write_joints(out, joints, labels, captions)
     first = {label: clip for label, clip in reversed(list(zip(labels, joints, strict=True)))}
-    gif(out / "clips.gif", {"generated": list(first.values())}, list(first))
+    gif(out / "clips.gif", [list(first.values())], [list(first)])
     console.print(f"wrote {len(joints)} clips to {out}")
 
 
