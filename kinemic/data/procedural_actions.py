@@ -33,8 +33,8 @@ def wave(c: Curves, s: Style) -> None:
     """Hold a hand up, high or low, and swing the forearm from side to side."""
     rise, fall = s.draw(0.12, 0.28), s.draw(0.72, 0.88)
     up = c.hump(0, rise, fall, 1)
-    c.add(C.R_ARM, up * s.draw(60, 150))
-    c.add(C.R_ARM_OUT, up * s.draw(5, 60))
+    c.add(C.R_ARM, up * s.draw(60, 130))
+    c.add(C.R_ARM_OUT, up * s.draw(20, 75))
     c.add(C.R_ELBOW, up * s.draw(55, 105))
     held = c.hump(rise * 0.7, rise, fall, fall + 0.05)
     cycles = max(1.5, len(c.u) / 20 * s.draw(1.2, 2.4))  # hands wave at one or two hertz
@@ -48,7 +48,7 @@ def raise_hand(c: Curves, s: Style) -> None:
     """Lift one hand and hold it still."""
     up = c.hump(0, s.draw(0.2, 0.45), s.draw(0.6, 0.8), 1)
     c.add(C.R_ARM, up * s.draw(110, 175))
-    c.add(C.R_ARM_OUT, up * s.draw(0, 60) + c.hump(0, 0.15, 0.2, 0.5) * s.draw(0, 50))
+    c.add(C.R_ARM_OUT, up * s.draw(-5, 40) + c.hump(0, 0.15, 0.2, 0.5) * s.draw(0, 50))
     c.add(C.R_ELBOW, up * s.draw(-5, 70))
     c.add(C.R_ARM_TWIST, up * s.draw(-25, 25))
     c.add(C.LEAN, up * s.draw(-8, 8))
@@ -214,7 +214,8 @@ def _gait(c: Curves, cycles: float, stride: float, lift: float, knee: float, arm
         (np.pi, C.R_HIP, C.R_KNEE, C.L_ARM, C.L_ELBOW),
     ):
         phase = 2 * np.pi * cycles * c.u + sign
-        swing = np.clip(np.cos(phase), 0, 1) ** 1.5  # the part of the cycle in which the leg comes forward
+        # The leg comes forward while cos(phase) > 0; the knee straightens a little earlier, before the foot lands.
+        swing = np.clip(np.cos(phase + 0.6), 0, 1) ** 1.5
         c.add(hip, on * (stride * np.sin(phase) + lift * swing))
         c.add(bend, on * knee * swing)
         c.add(other_arm, on * arm * np.sin(phase))

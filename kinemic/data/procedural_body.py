@@ -86,6 +86,7 @@ NUM_PROPORTIONS = 1 + len(_GROUPS)
 _ANKLE_HEIGHT = 0.06  # metres, of an average adult's ankle over the sole
 _ANKLE_RANGE = (-25.0, 30.0)  # degrees that an ankle gives before the foot follows the shank
 _SUPPORT_SOFTNESS = 0.015  # metres of height between the feet over which weight passes from one to the other
+_SWING_HEIGHT = 1.0  # metres of height that a swing of one metre a frame counts for
 
 
 def mirrored(angles_TC: Array) -> Array:
@@ -125,20 +126,22 @@ def pose(angles_TC: Array, offsets_TJ3: Array, first: NDArray[np.bool_]) -> Arra
 
 def _travel(joints: Array, heights: Array, angles_TC: Array, first: NDArray[np.bool_]) -> Array:
     """The pelvis path (T, 3) on the ground: minus the steps of the foot that carries, or the drift when in the air."""
-    weight = np.exp(-(heights - heights.min(axis=1, keepdims=True)) / _SUPPORT_SOFTNESS)
+    lift, yaw = angles_TC[1:, Channel.LIFT], np.radians(angles_TC[1:, Channel.YAW])
+    ahead = np.stack([np.sin(yaw), np.zeros_like(yaw), np.cos(yaw)], axis=1)
+    moved = np.diff((joints[:, [7, 8]] + joints[:, [10, 11]]) / 2, axis=0)
+    # The lower foot carries; one that swings ahead of the body counts as higher, since it is only about to land.
+    load = heights[1:] + _SWING_HEIGHT * np.clip(np.einsum("tfi,ti->tf", moved, ahead), 0, None)
+    weight = np.exp(-(load - load.min(axis=1, keepdims=True)) / _SUPPORT_SOFTNESS)
     weight /= weight.sum(axis=1, keepdims=True)
-    feet = (joints[:, [7, 8]] + joints[:, [10, 11]]) / 2
-    lift, yaw = angles_TC[:, Channel.LIFT], np.radians(angles_TC[:, Channel.YAW])
-    grounded = np.clip(1 - lift / 0.03, 0, 1)[1:, None]
-    carried = -(weight[1:, :, None] * np.diff(feet, axis=0)).sum(axis=1)
-    drift = np.stack([np.sin(yaw), np.zeros_like(yaw), np.cos(yaw)], axis=1) * angles_TC[:, Channel.DRIFT, None]
+    grounded = np.clip(1 - lift / 0.03, 0, 1)[:, None]
     step = np.zeros((len(joints), 3))
-    step[1:] = grounded * carried + (1 - grounded) * drift[1:]
+    step[1:] = -grounded * (weight[..., None] * moved).sum(axis=1)
+    step[1:] += (1 - grounded) * ahead * angles_TC[1:, Channel.DRIFT, None]
     step[first] = 0
     path = np.cumsum(step, axis=0)
     clip = np.cumsum(first) - 1
-    moved: Array = path - path[first][clip]
-    return moved
+    from_start: Array = path - path[first][clip]
+    return from_start
 
 
 def _world_turns(angles: Array) -> list[Array]:
