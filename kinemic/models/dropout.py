@@ -92,10 +92,14 @@ class Dropout(nn.Module):
         """Drop elements of ``x`` and add ``residual`` if given; both have the same shape."""
         if not self.active:
             return x if residual is None else residual + x
-        dropped = round(self.p * LEVELS)
-        mask = self.source.bytes_like(x).ge_(dropped)
-        out: Tensor = _Dropout.apply(x, residual, mask, LEVELS / (LEVELS - dropped))
+        mask, kept_share = self.draw(x)
+        out: Tensor = _Dropout.apply(x, residual, mask, 1 / kept_share)
         return out
+
+    def draw(self, x: Tensor) -> tuple[Tensor, float]:
+        """Return a fresh uint8 mask for ``x`` (1 keeps, 0 drops) and the exact probability of keeping."""
+        dropped = round(self.p * LEVELS)
+        return self.source.bytes_like(x).ge_(dropped), 1 - dropped / LEVELS
 
     def extra_repr(self) -> str:
         """Show the probability."""

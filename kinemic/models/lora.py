@@ -72,6 +72,43 @@ def _adapted(x: Tensor, weight: Tensor, bias: Tensor | None, a_GRI: Tensor, b_GP
     return out
 
 
+class _DroppedLinear(torch.autograd.Function):
+    """``x W^T + b + s (x mask) A^T B^T`` with W and b frozen; ``s`` includes the dropout scale."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, a_RI: Tensor, b_PR: Tensor, s: float
+    ) -> Tensor:
+        ctx.wanted = a_RI.dtype
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, weight, bias, a_RI, b_PR = (tensor.to(dtype) for tensor in (x, weight, bias, a_RI, b_PR))
+        x_NI, mask_NI = x.reshape(-1, x.shape[-1]), mask.view(-1, x.shape[-1])
+        dropped_NI = mask_NI.to(x.dtype).mul_(x_NI)
+        h_NR = dropped_NI @ a_RI.t()
+        ctx.save_for_backward(dropped_NI, mask_NI, h_NR, weight, a_RI, b_PR)
+        ctx.s, ctx.shape = s, x.shape
+        return torch.addmm(bias, x_NI, weight.t()).addmm_(h_NR, b_PR.t(), alpha=s).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None, Tensor, Tensor, None]:
+        dropped_NI, mask_NI, h_NR, weight, a_RI, b_PR = ctx.saved_tensors
+        g_NP = grads[0].reshape(-1, weight.shape[0])
+        dh_NR = (g_NP @ b_PR).mul_(ctx.s)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = (g_NP @ weight).addcmul_(mask_NI.to(dh_NR.dtype), dh_NR @ a_RI).view(ctx.shape)
+        return (
+            dx,
+            None,
+            None,
+            None,
+            (dh_NR.t() @ dropped_NI).to(ctx.wanted),
+            (g_NP.t() @ h_NR).mul_(ctx.s).to(ctx.wanted),
+            None,
+        )
+
+
 class LoraLinear(nn.Linear):
     """``x W^T + b + s dropout(x) A^T B^T`` with W and b frozen."""
 
@@ -85,16 +122,13 @@ class LoraLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project (..., I) to (..., P)."""
-        if not self.lora_dropout.active:
+        dropout = self.lora_dropout
+        if not dropout.active:
             return _adapted(x, self.weight, self.bias, self.lora_A[None], self.lora_B[None], self.scale)
-        h_NR = fn.linear(self.lora_dropout(x), self.lora_A).flatten(0, -2)
-        base = fn.linear(x, self.weight, self.bias)
-        # In place: the frozen product's output isn't needed by any backward.
-        return (
-            base.view(-1, self.out_features)
-            .addmm_(h_NR, self.lora_B.t().to(h_NR.dtype), alpha=self.scale)
-            .view(base.shape)
-        )
+        mask, kept_share = dropout.draw(x)
+        scale = self.scale / kept_share
+        out: Tensor = _DroppedLinear.apply(x, mask, self.weight, self.bias, self.lora_A, self.lora_B, scale)
+        return out
 
     def merged(self) -> nn.Linear:
         """Return a plain Linear with the adapter added to the weight."""
