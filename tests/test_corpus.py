@@ -228,3 +228,10 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         write(tmp_path / "file" / "c")
+
+
+def test_a_folder_finished_meanwhile_is_kept_where_that_is_asked_for(tmp_path):
+    first = write(tmp_path / "c")
+    pack(tmp_path / "c", some_clips((40,)), CLASSES, CLASS_CAPTIONS, "target", None, {}, keep_existing=True)
+    assert Corpus.open(tmp_path / "c").content_hash == first.content_hash
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]

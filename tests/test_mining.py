@@ -80,6 +80,20 @@ def test_the_file_order_of_clips_changes_nothing(embeddings, threshold):
         assert pools(config, embeddings[order], [NAMES[i] for i in order]) == straight
 
 
+def test_rounding_of_the_product_settles_no_tie():
+    """Rows of one embedding get last bits that depend on their place in a float32 product; the pools must not."""
+    rng = np.random.default_rng(3)
+    wide = np.repeat(rng.standard_normal((17, 512)).astype(np.float32) + 2, 59, axis=0)  # 1003: odd
+    names = [f"clip{i:04d}" for i in range(len(wide))]
+    query = [rng.standard_normal((1, 512)).astype(np.float32) + 2]
+    found = []
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(wide))
+        pool = mine(wide[order], [names[i] for i in order], query, MiningConfig(top_k=260)).pools[0]
+        found.append([names[order[i]] for i in pool.indices])
+    assert found[0] == found[1] == found[2]
+
+
 def test_ties_are_not_settled_by_the_order_of_names():
     equal = np.ones((50, WIDTH), np.float32)
     names = [f"a{i:02d}" for i in range(50)]
