@@ -42,8 +42,8 @@ class GeneratorBundle:
         """Write the bundle atomically as safetensors."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {
-            "statistics.mean": torch.as_tensor(self.statistics.mean),
-            "statistics.std": torch.as_tensor(self.statistics.std),
+            "statistics.mean": torch.as_tensor(self.statistics.mean_F),
+            "statistics.std": torch.as_tensor(self.statistics.std_F),
         }
         tensors |= {f"text.{c}": text for c, text in enumerate(self.text)}
         meta = {

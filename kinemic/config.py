@@ -388,7 +388,7 @@ def _deep_copy(node: Any) -> Any:
 def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
     problems = error.errors()
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    keys = [str(part) for part in problem["loc"]]
+    keys = [str(part) for part in problem["loc"] if part not in _TAGS]
     path = ".".join(keys) or "the file"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {path!r}{_nearest(keys[-1], _known_keys(model, problem['loc'][:-1]))}"
@@ -421,3 +421,11 @@ def _nearest(key: str, known: list[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known here: {', '.join(known)}" if known else ""
+
+
+# The members of these unions are told apart by a tag, which pydantic puts into locations; the file has no such key.
+_TAGS = {
+    member.model_fields[key].default
+    for key, union in (("format", Reader), ("encoder", TextConfig))
+    for member in _models_in(union)
+}

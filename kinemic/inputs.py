@@ -17,7 +17,7 @@ from kinemic.pretrain import pretrain
 from kinemic.prior import load_prior
 from kinemic.progress import ProgressCallback, silent
 from kinemic.report import TrialInputs
-from kinemic.text import CachedEncoder, embed, TextEncoder, build_encoder, load_encoder, save_encoder
+from kinemic.text import CachedEncoder, TextEncoder, build_encoder, load_encoder, save_encoder
 
 
 def prepare_inputs(
@@ -63,8 +63,7 @@ def fit_text_dim(recipe: PretrainConfig, encoder: TextEncoder) -> PretrainConfig
 
 def source_clips(source: Corpus, encoder: TextEncoder, max_frames: int) -> ClipSet:
     """Return all clips of a source corpus, normalised by its statistics, with their caption embeddings."""
-    captions = [c for clip in source.captions for c in clip]
-    return ClipSet.build(source, source.statistics, embed(encoder, captions), max_frames=max_frames)
+    return ClipSet.build(source, range(len(source)), source.statistics, encoder, max_frames)
 
 
 def check_captions(encoder: TextEncoder, source: Corpus, target: Corpus) -> None:

@@ -27,7 +27,7 @@ from kinemic.prior import Prior, load_prior
 from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.report import RungReport, TrialInputs
 from kinemic.synthesis import Synthetic, synthesise
-from kinemic.text import CachedEncoder, TextEncoder, embed, load_encoder
+from kinemic.text import CachedEncoder, TextEncoder, load_encoder
 
 MAX_FRAMES = 196  # longer clips are cropped, as in HumanML3D
 
@@ -107,9 +107,10 @@ def run_trial(
     if config.synthesis.clips_per_class == 0:
         yield _real_only(material, config, seeds, workdir, device, progress)
         return
-    clock = Clock()
-    with clock.time("mine"):
-        mined = mine_pools(material, config.mining) if config.loss.mines else None
+    clock, mined = Clock(), None
+    if config.loss.mines:
+        with clock.time("mine"):
+            mined = mine_pools(material, config.mining)
     with clock.time("load"):
         adaptation = start_adaptation(material, mined, config, seeds, device)
     if stored:
@@ -146,14 +147,10 @@ def start_adaptation(
 ) -> Adaptation:
     """Return the fine-tuning of the two streams at step 0, holding only the source clips that its pools name."""
     data, statistics = material.data, material.prior.statistics
-    class_captions = [c for captions in data.corpus.class_captions for c in captions]
-    few_shot = ClipSet.build(
-        data.corpus, statistics, embed(material.encoder, class_captions), data.train, max_frames=MAX_FRAMES
-    )
+    few_shot = ClipSet.build(data.corpus, data.train, statistics, material.encoder, MAX_FRAMES)
     pools: list[np.ndarray] = [pool.indices for pool in mined.pools] if mined else []
     used = np.unique(np.concatenate(pools)) if pools else np.empty(0, np.int64)
-    captions = [c for i in used for c in material.source.captions[i]]
-    source = ClipSet.build(material.source, statistics, embed(material.encoder, captions), used, max_frames=MAX_FRAMES)
+    source = ClipSet.build(material.source, used, statistics, material.encoder, MAX_FRAMES)
     local = [np.searchsorted(used, pool) for pool in pools]
     return Adaptation(material.prior, few_shot, source, local, config.loss, config.adapt, seeds.adaptation, device)
 

@@ -14,7 +14,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def experiment_options(command: Command) -> Command:
     """Add FILE, ``--set``, ``--runs`` and ``--device`` to a command."""
     for decorator in (
-        click.option("--device", default=None, help="Torch device, for example cpu or cuda:0.  [default: cuda:0 if there is one]"),
+        click.option(
+            "--device", default=None, help="Torch device, for example cpu or cuda:0.  [default: cuda:0 if there is one]"
+        ),
         click.option(
             "--runs",
             type=click.Path(path_type=Path),

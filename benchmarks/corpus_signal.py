@@ -1,0 +1,246 @@
+"""What the generated corpus can tell apart: is there something to win, and does mining, adapting and tuning win it?
+
+Prints, over several seeds: real-only accuracy from few shots and from all data; adaptation against the prior as it is;
+oracle pools (source clips that truly hold the action) against random pools; the spread of random configurations against
+the spread of seeds; and how well the mined windows lie on the truth. Run: python benchmarks/corpus_signal.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the runs are many and small: a process each, one thread each
+
+import numpy as np
+import torch
+from kinemic.mining import MiningResult, Pool
+
+from kinemic.adapt import Adaptation
+from kinemic.clips import ClipSet
+from kinemic.config import ExperimentConfig, SplitConfig, TrialConfig, TrialSeeds, load_experiment, with_values
+from kinemic.data.procedural import SUBJECTS
+from kinemic.inputs import prepare_inputs
+from kinemic.report import mean, standard_error
+from kinemic.seeding import numpy_generator
+from kinemic.synthesis import Synthetic, synthesise
+from kinemic.trial import Material, mine_pools, score, start_adaptation
+
+EXPERIMENT = Path(__file__).parent.parent / "examples" / "demo.yaml"
+MEANINGFUL = {
+    "adapt.rungs": (240,),
+    "adapt.learning_rate": 1e-3,
+}  # enough adaptation to see a difference on a tiny model
+CACHE = Path("runs/cache")
+
+
+def experiment(seed: int, shots: int | None = None) -> ExperimentConfig:
+    """The demo with another target and few-shot seed; ``shots`` None takes every clip of all other subjects."""
+    base = load_experiment(EXPERIMENT)
+    target = base.data.target.model_copy(update={"seed": seed})
+    changes = {"seed": seed, "shots": base.data.split.shots}
+    if shots is None:
+        dev = base.data.split.dev_subjects or ()
+        others = tuple(s for s in SUBJECTS if s not in dev)
+        changes = {"seed": seed, "shots": len(others) * target.clips // len(SUBJECTS), "train_subjects": others}
+    split = SplitConfig(**(base.data.split.model_dump() | changes))
+    return base.model_copy(update={"data": base.data.model_copy(update={"target": target, "split": split})})
+
+
+@lru_cache
+def material(seed: int) -> Material:
+    """Open the few-shot experiment of a seed."""
+    return Material.open(prepare_inputs(experiment(seed), CACHE), "cpu")
+
+
+def trial_config(values: Mapping[str, object] | None = None) -> TrialConfig:
+    """The demo's trial with enough steps to tell, and ``values`` set on top."""
+    return with_values(experiment(0).trial, {**MEANINGFUL, **(values or {})})
+
+
+# --- what is measured, each once a seed -------------------------------------------------------------------------------
+
+
+def real_only(seed: int) -> float:
+    """Dev accuracy of the judge on the few shots alone."""
+    return accuracy(material(seed), None, seed)
+
+
+def full_data(seed: int) -> float:
+    """Dev accuracy of the judge on every clip of every subject outside dev."""
+    return accuracy(Material.open(prepare_inputs(experiment(seed, shots=None), CACHE), "cpu"), None, seed)
+
+
+def unadapted(seed: int) -> float:
+    """Dev accuracy with clips of the prior as it is, given the class captions."""
+    m, config = material(seed), trial_config()
+    text, lengths = m.class_text(), m.few_shot_lengths
+    made = synthesise(m.prior.model, m.prior.diffusion_steps, text, lengths, config.synthesis, m.prior.statistics, seed)
+    return accuracy(m, made, seed)
+
+
+def adapted(seed: int, values: Mapping[str, object] | None = None, run: int = 0) -> float:
+    """Dev accuracy with clips of the adapted generator, its pools mined by caption."""
+    m, config = material(seed), trial_config(values)
+    return with_pools(m, mine_pools(m, config.mining), config, seed, run)
+
+
+def oracle_pools(seed: int) -> float:
+    """The same with every source clip that truly holds the action."""
+    m = material(seed)
+    holders = [
+        np.array([i for i, s in enumerate(m.source.segments) if name in {action for action, *_ in s}])
+        for name in m.data.corpus.classes
+    ]
+    return with_pools(m, as_mined(holders), trial_config(), seed)
+
+
+def random_pools(seed: int) -> float:
+    """The same with as many clips a class as mining takes, drawn blindly from the whole source."""
+    m, config = material(seed), trial_config()
+    rng = numpy_generator(seed, "random pools")
+    sizes = [len(pool.indices) for pool in mine_pools(m, config.mining).pools]
+    return with_pools(m, as_mined([rng.choice(len(m.source), k, replace=False) for k in sizes]), config, seed)
+
+
+def window_overlap(seed: int) -> tuple[float, float]:
+    """Share of a mined window's frames inside the true action, after adaptation, and the same for random windows."""
+    m, config = material(seed), trial_config()
+    adaptation = start_adaptation(m, mine_pools(m, config.mining), config, TrialSeeds(adaptation=seed), "cpu")
+    adaptation.run(config.adapt.rungs[-1])
+    return measured_overlap(m, adaptation, seed)
+
+
+# --- how ---------------------------------------------------------------------------------------------------------
+
+
+def accuracy(m: Material, made: Synthetic | None, seed: int) -> float:
+    """Mean dev accuracy over three judge seeds."""
+    return mean([v.accuracy for v in score(m, made, trial_config(), [derive(seed, j) for j in range(3)], "cpu")])
+
+
+def derive(seed: int, j: int) -> int:
+    """Judge seeds that no two corpus seeds share."""
+    return 1000 * seed + j
+
+
+def as_mined(pools: Sequence[np.ndarray]) -> MiningResult:
+    """Pools that were not mined, in the form of mined ones."""
+    made = [Pool(np.sort(p), np.zeros(len(p), np.float32), 0.0, fallback=False, clamped=False) for p in pools]
+    return MiningResult(tuple(made), ())
+
+
+def with_pools(m: Material, mined: MiningResult, config: TrialConfig, seed: int, run: int = 0) -> float:
+    """Adapt with these pools, generate, classify."""
+    adaptation = start_adaptation(m, mined, config, TrialSeeds(adaptation=derive(seed, run)), "cpu")
+    adaptation.run(config.adapt.rungs[-1])
+    made = synthesise(
+        adaptation.generator(),
+        config.adapt.diffusion_steps,
+        m.class_text(),
+        m.few_shot_lengths,
+        config.synthesis,
+        m.prior.statistics,
+        derive(seed, run),
+    )
+    return accuracy(m, made, derive(seed, run))
+
+
+@torch.no_grad()
+def measured_overlap(m: Material, adaptation: Adaptation, seed: int, clips: int = 64) -> tuple[float, float]:
+    """Mean share inside the true action of (mined, random) windows, over source clips that hold the class's action."""
+    rng, noise = numpy_generator(seed, "windows"), torch.Generator().manual_seed(seed)
+    mined: list[float] = []
+    blind: list[float] = []
+    for c, name in enumerate(m.data.corpus.classes):
+        spans = {i: (a, b) for i, s in enumerate(m.source.segments) for action, a, b in s if action == name}
+        chosen = np.sort(rng.choice(list(spans), min(clips, len(spans)), replace=False))
+        clips_of = ClipSet.build(m.source, chosen, m.prior.statistics, m.encoder)
+        batch = clips_of.batch(torch.arange(len(chosen)))
+        lengths_B = torch.from_numpy(rng.choice(m.few_shot_lengths[c], len(chosen)))
+        t_B = torch.from_numpy(rng.integers(adaptation.adapt.diffusion_steps, size=len(chosen)))
+        seen = adaptation.streams.see_source(batch, lengths_B, t_B, torch.randn(batch.x_BTF.shape, generator=noise))
+        for i, start, length, frames in zip(chosen, seen.starts_B, seen.lengths_B, batch.lengths_B, strict=True):
+            mined.append(inside(spans[i], int(start), int(length)))
+            blind.append(inside(spans[i], int(rng.integers(int(frames - length) + 1)), int(length)))
+    return mean(mined), mean(blind)
+
+
+def inside(span: tuple[int, int], start: int, length: int) -> float:
+    """Share of the window start..start+length that lies in the span."""
+    return max(0, min(span[1], start + length) - max(span[0], start)) / length
+
+
+def random_configurations(count: int) -> list[dict[str, object]]:
+    """Configurations over what a search varies, drawn blindly: wide enough to hold bad ones."""
+    rng = numpy_generator(0, "configurations")
+    return [
+        {
+            "mining.top_k": int(np.exp(rng.uniform(np.log(4), np.log(60)))),
+            "loss.window_rec": float(rng.uniform(0, 2)),
+            "loss.contrastive": float(rng.uniform(0, 2)),
+            "adapt.learning_rate": float(np.exp(rng.uniform(np.log(1e-5), np.log(3e-3)))),
+            "adapt.lora.rank": int(np.exp(rng.uniform(np.log(2), np.log(32)))),
+            "adapt.diffusion_steps": int(np.exp(rng.uniform(np.log(10), np.log(100)))),
+            "synthesis.guidance": float(rng.uniform(1, 5)),
+            "synthesis.clips_per_class": int(np.exp(rng.uniform(np.log(4), np.log(20)))),
+        }
+        for _ in range(count)
+    ]
+
+
+def difference(a: Sequence[float], b: Sequence[float]) -> str:
+    """Paired difference a - b over seeds, its standard error, and how many of those it is."""
+    gaps = [x - y for x, y in zip(a, b, strict=True)]
+    m, se = mean(gaps), standard_error(gaps)
+    return f"{m:+.3f} ± {se:.3f}  ({m / se if se else math.inf:.1f} standard errors)"
+
+
+def level(values: Sequence[float]) -> str:
+    """Mean ± standard error."""
+    return f"{mean(values):.3f} ± {standard_error(values):.3f}"
+
+
+def main() -> None:
+    """Run everything on two processes and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--configurations", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3, help="seeds a configuration")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    seeds = range(options.seeds)
+    for seed in seeds:  # prepared once, before processes share it
+        prepare_inputs(experiment(seed), CACHE)
+        prepare_inputs(experiment(seed, shots=None), CACHE)
+    measures: list[Callable[[int], object]] = [
+        real_only, full_data, unadapted, adapted, oracle_pools, random_pools, window_overlap,
+    ]  # fmt: skip
+    configurations = random_configurations(options.configurations)
+    with ProcessPoolExecutor(options.processes) as pool:
+        jobs = {f.__name__: [pool.submit(f, seed) for seed in seeds] for f in measures}
+        spread = [[pool.submit(adapted, 0, c, r) for r in range(options.repeats)] for c in configurations]
+        found = {name: [job.result() for job in group] for name, group in jobs.items()}
+        scores = np.array([[job.result() for job in group] for group in spread])
+    for name in ("real_only", "full_data", "unadapted", "adapted", "oracle_pools", "random_pools"):
+        print(f"{name:<14} {level(found[name])}   {[round(v, 3) for v in found[name]]}")
+    print(f"adaptation - none        {difference(found['adapted'], found['unadapted'])}")
+    print(f"oracle - random pools    {difference(found['oracle_pools'], found['random_pools'])}")
+    mined, blind = zip(*found["window_overlap"], strict=True)
+    print(
+        f"window inside the action: mined {level(mined)}, random {level(blind)}, difference {difference(mined, blind)}"
+    )
+    if len(scores):
+        within = math.sqrt(scores.var(axis=1, ddof=1).mean())
+        between = math.sqrt(max(scores.mean(axis=1).var(ddof=1) - within**2 / options.repeats, 0.0))
+        print(f"{len(scores)} configurations x {options.repeats} seeds: deviation between configurations {between:.3f}")
+        print(f"  (seeds' share taken out), between seeds {within:.3f}, ratio {between / within:.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""A whole trial on a toy corpus: what it reports and leaves, that it goes on exactly, and that the firewall holds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kinemic.bundle import GeneratorBundle
+from kinemic.config import TrialConfig, TrialSeeds, with_values
+from kinemic.data.splits import load_trial_data, make_test_data
+from kinemic.errors import CheckpointError, ConfigError, DataError, FirewallError
+from kinemic.inputs import prepare_inputs
+from kinemic.report import RungReport, TrialInputs
+from kinemic.trial import run_trial
+from tests.toy import toy_experiment
+
+EXPERIMENT = toy_experiment()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def inputs(cache: Path) -> TrialInputs:
+    return prepare_inputs(EXPERIMENT, cache)
+
+
+@pytest.fixture(scope="module")
+def finished(inputs: TrialInputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RungReport]]:
+    workdir = tmp_path_factory.mktemp("trial")
+    return workdir, list(run_trial(inputs, EXPERIMENT.trial, EXPERIMENT.seeds, workdir))
+
+
+def comparable(report: RungReport) -> RungReport:
+    return replace(report, seconds={}, peak_memory_mb=0.0)
+
+
+def test_every_rung_is_scored_on_dev_once_a_judge_seed(finished: tuple[Path, list[RungReport]]) -> None:
+    _, reports = finished
+    assert [(r.rung, r.steps, r.total_steps) for r in reports] == [(0, 2, 4), (1, 4, 4)]
+    for report in reports:
+        assert len(report.accuracies) == len(EXPERIMENT.seeds.judge)
+        assert all(0 <= a <= 1 for a in report.accuracies)
+        assert {"adapt", "synthesise", "classify"} <= report.seconds.keys()
+        assert {"loss", "rec", "contrastive", "window_rec"} <= report.losses.keys()
+        assert report.pool_sizes == (5, 5, 5)
+
+
+def test_a_finished_trial_leaves_pictures_and_a_bundle_that_needs_nothing_else(
+    finished: tuple[Path, list[RungReport]], tmp_path: Path
+) -> None:
+    workdir, _ = finished
+    names = {file.name for file in (workdir / "artifacts").iterdir()}
+    assert names == {"pools.json", "confusion.json", "confusion.png", "clips.gif"}
+    confusion = json.loads((workdir / "artifacts" / "confusion.json").read_text())
+    dev = 3 * 3  # classes, dev subjects with one clip each
+    assert np.sum(confusion["rows_are_truth"]) == dev * len(EXPERIMENT.seeds.judge)
+    bundle = GeneratorBundle.load(workdir)
+    assert bundle.classes == ("wave", "squat", "kick")
+    made = bundle.generate(bundle.class_index("kick"), 3, seed=5)
+    assert made.labels.tolist() == [2, 2, 2]
+    assert {len(clip) for clip in made.features} <= set(bundle.lengths[2])
+    again = bundle.generate(None, 1, seed=5)
+    np.testing.assert_allclose(again.features[2], made.features[0], atol=1e-4)  # a clip doesn't depend on its company
+    with pytest.raises(ConfigError, match="'jump'.*wave, squat, kick"):
+        bundle.class_index("jump")
+
+
+def test_a_trial_that_was_cut_off_goes_on_with_the_same_numbers(
+    inputs: TrialInputs, finished: tuple[Path, list[RungReport]], tmp_path: Path
+) -> None:
+    _, whole = finished
+    first = next(iter(run_trial(inputs, EXPERIMENT.trial, EXPERIMENT.seeds, tmp_path)))
+    assert comparable(first) == comparable(whole[0])
+    resumed = list(run_trial(inputs, EXPERIMENT.trial, EXPERIMENT.seeds, tmp_path))
+    assert resumed[0] == first  # replayed, not run again
+    assert comparable(resumed[1]) == comparable(whole[1])
+
+
+def test_a_finished_trial_is_replayed_without_its_inputs(finished: tuple[Path, list[RungReport]]) -> None:
+    workdir, whole = finished
+    gone = Path("nowhere")
+    nothing = TrialInputs(gone, gone, gone, gone, gone)
+    assert list(run_trial(nothing, EXPERIMENT.trial, EXPERIMENT.seeds, workdir)) == whole
+
+
+def test_without_generated_clips_only_the_judge_runs(inputs: TrialInputs, tmp_path: Path) -> None:
+    config = with_values(EXPERIMENT.trial, {"synthesis.clips_per_class": 0})
+    (report,) = run_trial(inputs, config, EXPERIMENT.seeds, tmp_path)
+    assert report.seconds.keys() == {"classify"}
+    assert (report.losses, report.pool_sizes) == ({}, ())
+
+
+def test_without_mining_terms_nothing_is_mined(inputs: TrialInputs, tmp_path: Path) -> None:
+    config = with_values(EXPERIMENT.trial, {"loss.contrastive": 0, "loss.window_rec": 0, "adapt.rungs": [1]})
+    (report,) = run_trial(inputs, config, TrialSeeds(judge=(0,)), tmp_path)
+    assert "mine" not in report.seconds
+    assert report.pool_sizes == ()
+
+
+def test_settings_that_were_clamped_are_reported(inputs: TrialInputs, tmp_path: Path) -> None:
+    config = with_values(EXPERIMENT.trial, {"mining.top_k": 1000, "synthesis.sampling_steps": 99, "adapt.rungs": [1]})
+    (report,) = run_trial(inputs, config, TrialSeeds(judge=(0,)), tmp_path)
+    assert any("top_k 1000" in warning for warning in report.warnings)
+    assert any("sampling_steps 99" in warning for warning in report.warnings)
+
+
+def test_a_trial_given_test_clips_fails(inputs: TrialInputs, cache: Path, tmp_path: Path) -> None:
+    from kinemic.data.prepare import prepare
+
+    target = prepare(EXPERIMENT.data.target, cache / "corpora", role="target")
+    make_test_data(target, load_trial_data(inputs.trial_data), tmp_path / "test", subjects=["s09"])
+    leaked = replace(inputs, trial_data=tmp_path / "test")
+    with pytest.raises(FirewallError, match="test clips"):
+        next(iter(run_trial(leaked, EXPERIMENT.trial, EXPERIMENT.seeds, tmp_path / "trial")))
+
+
+def test_test_clips_that_a_trial_has_seen_are_refused(inputs: TrialInputs, cache: Path, tmp_path: Path) -> None:
+    from kinemic.data.prepare import prepare
+
+    target = prepare(EXPERIMENT.data.target, cache / "corpora", role="target")
+    with pytest.raises(FirewallError):
+        make_test_data(target, load_trial_data(inputs.trial_data), tmp_path / "test", subjects=["s03"])
+
+
+def test_a_trials_data_holds_no_clip_but_train_and_dev(inputs: TrialInputs) -> None:
+    data = load_trial_data(inputs.trial_data)
+    assert set(data.corpus.subjects) == {"s01", "s02", "s03", "s04", "s05"}
+    assert len(data.train) == 3 * 2
+
+
+def test_inputs_are_made_once_and_found_again(inputs: TrialInputs, cache: Path) -> None:
+    stamps = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
+    assert prepare_inputs(EXPERIMENT, cache) == inputs
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()} == stamps
+
+
+def test_a_prior_of_another_encoder_is_refused_with_both(inputs: TrialInputs, cache: Path) -> None:
+    other = EXPERIMENT.model_copy(
+        update={
+            "text": EXPERIMENT.text.model_copy(update={"dim": 8}),
+            "prior": EXPERIMENT.prior.model_copy(update={"path": inputs.prior, "pretrain": None}),
+        }
+    )
+    with pytest.raises(CheckpointError, match=r"tfidf-16-.*tfidf-8-|tfidf-8-.*tfidf-16-"):
+        prepare_inputs(other, cache)
+
+
+def test_a_truncated_prior_is_refused(inputs: TrialInputs, cache: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "prior.safetensors"
+    broken.write_bytes(inputs.prior.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"prior\.safetensors"):
+        next(iter(run_trial(replace(inputs, prior=broken), TrialConfig(), TrialSeeds(), tmp_path / "trial")))
+
+
+def test_a_lost_corpus_is_named(inputs: TrialInputs, tmp_path: Path) -> None:
+    shutil.copytree(inputs.trial_data, tmp_path / "data")
+    (tmp_path / "data" / "features.npy").write_bytes(b"")
+    with pytest.raises(DataError, match="data"):
+        next(iter(run_trial(replace(inputs, trial_data=tmp_path / "data"), TrialConfig(), TrialSeeds(), tmp_path)))
