@@ -31,6 +31,7 @@ class Outbox:
         self._stop = threading.Event()
         self.refused: list[str] = []
         self.late = 0  # deliveries that had to be tried again
+        self.reason = ""  # why the last of them did not arrive
         self._thread = threading.Thread(target=self._deliver_all, name="tracking", daemon=True)
         self._thread.start()
 
@@ -59,6 +60,7 @@ class Outbox:
                 logger.warning("tracking refused a call: %s", error)
                 self.refused.append(str(error).splitlines()[0])
                 return True
+            self.reason = str(error).strip().splitlines()[0]
             return False
         return True
 
@@ -66,5 +68,6 @@ class Outbox:
 def is_away(error: Exception) -> bool:
     """Say whether an error means that the tracking server can't be reached now, rather than that the call is wrong."""
     if isinstance(error, MlflowException):
-        return int(error.get_http_status_code()) >= 500 or "Connection" in str(error)
-    return True
+        return int(error.get_http_status_code()) >= 500
+    away = (requests.exceptions.RequestException, sqlalchemy.exc.OperationalError, ConnectionError, TimeoutError)
+    return isinstance(error, away)

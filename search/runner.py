@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -189,16 +190,19 @@ def go_on(
     uri, artifacts = tracking_uri(config, runs), artifacts_folder(config, runs)
     work = Work(state.inputs, config.trial, config.seeds, opened.folder.trials, run_trial)
     tracker = open_tracker(uri, config.tracking.experiment, state.study, config.name, artifacts)
-    status, patience = "FAILED", _PATIENCE
+    table, status, patience = None, "FAILED", _PATIENCE
     try:
         with connected(config.resources.address):
             table = _search(_Sitting(opened, work, tracker, watch or Unwatched()), only_contenders)
         status = "FINISHED"
     except KeyboardInterrupt:
         status, patience = "KILLED", _IMPATIENCE
-        raise KeyboardInterrupt(_how_to_go_on(opened, runs)) from None
     finally:
         delivered = tracker.close(status, patience)
+    if table is None:
+        # Raised out here, where the interruption's frames are gone: they would keep Tune's actors alive.
+        gc.collect()
+        raise KeyboardInterrupt(_how_to_go_on(opened, runs))
     command = server_command(uri, artifacts)
     return Outcome(opened.folder, trial_rows(opened.study), table, command, delivered, tracker.refused)
 

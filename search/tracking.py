@@ -34,6 +34,7 @@ FINAL_KEYS = ("dev_accuracy", "dev_accuracy_se", "steps", "seconds", "peak_memor
 
 # Settings that are worth a column beside the searched ones.
 _FIXED_OF_INTEREST = ("judge.profile", "judge.augment", "adapt.batch_size", "adapt.precision", "synthesis.sampler")
+_TABLES_TAG = "mlflow.loggedArtifacts"
 _ENDED = ("FINISHED", "KILLED", "FAILED")
 _STATES = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed"}
 
@@ -180,14 +181,14 @@ class Tracker:
         self._client.set_terminated(child.run_id, "KILLED")
 
     def _log_artifacts(self, run_id: str, folder: Path) -> None:
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        for path in sorted(path for path in folder.glob("*") if path.is_file()):
             table = _as_table(path)
             if table is None:
                 self._client.log_artifact(run_id, str(path))
             else:
-                # log_table appends to what is there, so a table that is delivered twice would double its rows
-                if not any(file.path == path.name for file in self._client.list_artifacts(run_id)):
-                    self._client.log_table(run_id, table, path.name)
+                # The format and the tag of MLflow's log_table, which itself would append when delivered twice.
+                self._client.log_dict(run_id, table, path.name)
+                self._client.set_tag(run_id, _TABLES_TAG, json.dumps([{"path": path.name, "type": "table"}]))
 
 
 def check_reachable(uri: str) -> None:
@@ -274,7 +275,7 @@ def _rung_metrics(report: RungReport, seconds: float) -> dict[str, float]:
 
 
 def _as_table(path: Path) -> dict[str, list[Any]] | None:
-    """Return a JSON file of flat rows as columns, which MLflow's page shows as a table; None for anything else."""
+    """Return a JSON file of rows in the form that MLflow's page shows as a table; None for anything else."""
     if path.suffix != ".json":
         return None
     try:
@@ -283,8 +284,8 @@ def _as_table(path: Path) -> dict[str, list[Any]] | None:
         return None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         return None
-    columns = {key: None for row in rows for key in row}
-    return {key: [_cell(row.get(key)) for row in rows] for key in columns}
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return {"columns": columns, "data": [[_cell(row.get(key)) for key in columns] for row in rows]}
 
 
 def _cell(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from kinemic.report import RungReport, TrialInputs
 
 SOURCE_CLIPS = 600
 TRACE = "calls.txt"  # one line a rung that was really computed, in the trial's folder
+
+# Bank sizes that make a trial fail in one way or another.
+DIVERGES, HAS_A_BUG, DIES = 13, 14, 15
 
 
 def inputs(folder: Path) -> TrialInputs:
@@ -46,10 +50,13 @@ def run_trial(
             yield RungReport.from_json(file.read_text(encoding="utf-8"))
             continue
         progress(Progress("adapt", steps, total))
-        if config.loss.bank_size == 13:
+        if config.loss.bank_size == DIVERGES:
             raise DivergedError(f"loss is nan after {steps} steps")
-        if config.loss.bank_size == 14:
+        if config.loss.bank_size == HAS_A_BUG:
             raise KeyError("a bug of the trial")
+        if config.loss.bank_size == DIES and rung == 1 and not (workdir / "died").exists():
+            (workdir / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         with (workdir / TRACE).open("a", encoding="utf-8") as trace:
             trace.write(f"{steps} {os.getpid()}\n")
         report = RungReport(

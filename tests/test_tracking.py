@@ -1,0 +1,218 @@
+"""MLflow through the own tracker: one run a trial, the same keys at its end, none RUNNING, nothing lost while away."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from kinemic.config import TrialConfig
+from kinemic.errors import KinemicError
+from kinemic.report import RungReport
+from search.failures import Failure
+from search.outbox import Outbox
+from search.tracking import FINAL_KEYS, Tracker, check_reachable, open_tracker, server_command
+
+VALUES = {"mining.top_k": 8, "synthesis.guidance": 2.5}
+
+
+def report(steps: int, accuracy: float = 0.5) -> RungReport:
+    return RungReport(0, steps, 20, (accuracy, accuracy + 0.1), {"rec": 0.3}, {"adapt": 2.0}, (4, 6), 1, "cpu", 9.0)
+
+
+@pytest.fixture
+def opened(empty_store: Path, tmp_path: Path) -> Callable[[], Tracker]:
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    return lambda: open_tracker(uri, "test", "study-1", "study", tmp_path / "store", retry_after=0.01)
+
+
+def children(tracker: Tracker) -> list[Run]:
+    client, experiment = tracker._client, tracker._experiment
+    return sorted(
+        client.search_runs([experiment], "tags.`kinemic.role` = 'trial'"),
+        key=lambda run: run.data.tags["kinemic.trial"],
+    )
+
+
+def test_every_trial_ends_with_the_same_keys_and_its_own_status(opened: Callable[[], Tracker], tmp_path: Path) -> None:
+    folder = tmp_path / "t0"
+    (folder / "artifacts").mkdir(parents=True)
+    (folder / "artifacts" / "pools.json").write_text(
+        '[{"class": "wave", "clip": "a"}, {"class": "kick", "words": ["k"]}]'
+    )
+    (folder / "artifacts" / "confusion.json").write_text('{"classes": ["wave"]}')
+    (folder / "artifacts" / "clips.gif").write_bytes(b"GIF89a")
+    tracker = opened()
+    for number in range(3):
+        tracker.start_trial(number, VALUES, TrialConfig())
+    for steps in (5, 20):
+        tracker.log_rung(0, report(steps))
+    tracker.log_rung(1, report(5))
+    tracker.end_trial(0, "FINISHED", folder, None)
+    tracker.end_trial(1, "KILLED", tmp_path, None)
+    tracker.end_trial(2, "FAILED", tmp_path, Failure("diverged", "loss is nan"))
+    assert tracker.close("FINISHED")
+    assert tracker.refused == []
+
+    runs = children(tracker)
+    assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "FAILED"]
+    assert all(set(FINAL_KEYS) <= set(run.data.metrics) for run in runs)
+    assert [run.data.metrics["seconds"] for run in runs] == [4.0, 2.0, 0.0]
+    assert [run.data.metrics["steps"] for run in runs] == [20.0, 5.0, 0.0]
+    assert all(run.data.tags["mlflow.parentRunId"] == tracker.parent_id for run in runs)
+    assert runs[0].data.params == {
+        "mining.top_k": "8",
+        "synthesis.guidance": "2.5",
+        "judge.profile": "small",
+        "judge.augment": "False",
+        "adapt.batch_size": "30",
+        "adapt.precision": "fp32",
+        "synthesis.sampler": "ddpm",
+    }
+    assert runs[0].data.tags["kinemic.device"] == "cpu"
+    assert runs[2].data.tags["kinemic.failure"] == "diverged"
+    history = tracker._client.get_metric_history(runs[0].info.run_id, "dev_accuracy")
+    assert [(metric.step, metric.value) for metric in history] == [(5, 0.55), (20, 0.55)]
+    for key in ("loss_rec", "seconds_adapt", "pool_size_min", "pool_fallbacks", "accuracy_seed_1", "dev_accuracy_se"):
+        assert key in runs[0].data.metrics
+    files = {file.path for file in tracker._client.list_artifacts(runs[0].info.run_id)}
+    assert files == {"config.yaml", "pools.json", "confusion.json", "clips.gif"}
+    assert "mlflow.loggedArtifacts" in runs[0].data.tags  # the pools are a table on the page
+    assert tracker._client.get_run(tracker.parent_id).info.status == "FINISHED"
+
+
+def test_a_second_sitting_goes_on_with_the_same_runs(opened: Callable[[], Tracker], tmp_path: Path) -> None:
+    first = opened()
+    for number in (0, 1):
+        first.start_trial(number, VALUES, TrialConfig())
+        first.log_rung(number, report(5))
+    first.end_trial(0, "FINISHED", tmp_path, None)
+    assert first.close("KILLED")  # as after Ctrl-C
+    assert [run.info.status for run in children(first)] == ["FINISHED", "KILLED"]
+    assert children(first)[1].data.tags["kinemic.state"] == "interrupted"
+
+    second = opened()
+    assert second.parent_id == first.parent_id
+    assert second.is_ended(0)
+    assert not second.is_ended(1)
+    second.start_trial(1, VALUES, TrialConfig())
+    second.log_rung(1, report(5))  # replayed from disk: it is there already
+    second.log_rung(1, report(20))
+    second.end_trial(1, "FINISHED", tmp_path, None)
+    assert second.close("FINISHED")
+    runs = children(second)
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    assert runs[1].data.metrics["seconds"] == 4.0
+    history = second._client.get_metric_history(runs[1].info.run_id, "dev_accuracy")
+    assert [metric.step for metric in history] == [5, 20]
+
+
+def test_a_run_whose_creation_was_never_answered_is_not_made_twice(
+    opened: Callable[[], Tracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = opened()
+    create = MlflowClient.create_run
+    answers = iter([False, True])
+
+    def lost_once(self: MlflowClient, *arguments: Any, **named: Any) -> Run:
+        run = create(self, *arguments, **named)
+        if not next(answers, True):
+            raise requests.exceptions.ConnectionError("connection reset")
+        return run
+
+    monkeypatch.setattr(MlflowClient, "create_run", lost_once)
+    tracker.start_trial(0, VALUES, TrialConfig())
+    tracker.log_rung(0, report(5))
+    assert tracker.close("FINISHED")
+    assert len(children(tracker)) == 1
+    assert children(tracker)[0].data.metrics["steps"] == 5.0
+
+
+def test_a_server_that_is_away_for_a_while_loses_nothing_and_keeps_nobody_waiting(
+    opened: Callable[[], Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = opened()
+    away = threading.Event()
+    away.set()
+    log_batch = MlflowClient.log_batch
+
+    def unreachable(self: MlflowClient, *arguments: Any, **named: Any) -> Any:
+        if away.is_set():
+            raise MlflowException("API request to endpoint failed with exception: Connection refused")
+        return log_batch(self, *arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", unreachable)
+    tracker.start_trial(0, VALUES, TrialConfig())
+    for steps in (5, 10, 20):
+        tracker.log_rung(0, report(steps))
+    tracker.end_trial(0, "FINISHED", tmp_path, None)
+    while tracker._outbox.late < 2:
+        time.sleep(0.01)
+    assert children(tracker)[0].data.metrics == {}
+    away.clear()
+    assert tracker.close("FINISHED")
+    (run,) = children(tracker)
+    history = tracker._client.get_metric_history(run.info.run_id, "dev_accuracy")
+    assert [metric.step for metric in history] == [5, 10, 20]
+    assert run.info.status == "FINISHED"
+
+
+def test_a_call_that_the_server_refuses_is_dropped_and_told(opened: Callable[[], Tracker], tmp_path: Path) -> None:
+    tracker = opened()
+    tracker.start_trial(0, VALUES, TrialConfig())
+    tracker.start_trial(0, {"mining.top_k": 9}, TrialConfig())  # a parameter can't change
+    tracker.log_rung(0, report(5))
+    tracker.end_trial(0, "FINISHED", tmp_path, None)
+    assert tracker.close("FINISHED")
+    assert len(tracker.refused) == 1
+    assert children(tracker)[0].data.metrics["steps"] == 5.0
+
+
+def test_an_outbox_that_cannot_deliver_says_so() -> None:
+    outbox = Outbox(retry_after=0.01)
+
+    def never() -> None:
+        raise requests.exceptions.ConnectionError("no")
+
+    outbox.put(never)
+    assert not outbox.close(patience=0.05)
+
+
+def test_an_unreachable_server_is_one_line_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(KinemicError, match=r"MLflow at http://127\.0\.0\.1:\d+ cannot be reached") as caught:
+        check_reachable(uri)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "/tmp/mlruns"])
+def test_a_folder_as_store_is_refused(uri: str) -> None:
+    with pytest.raises(KinemicError, match="expected http"):
+        check_reachable(uri)
+
+
+def test_a_store_that_is_no_store_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database, but long enough to be read as one " * 40)
+    with pytest.raises(KinemicError, match=r"MLflow at sqlite:///.* (refuses|cannot be reached)") as caught:
+        open_tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "test", "s", "s", None)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_line_that_opens_the_page_names_the_store_and_its_artifacts(tmp_path: Path) -> None:
+    line = server_command("sqlite:////runs/mlflow.db", tmp_path / "mlflow-artifacts")
+    assert "server --backend-store-uri sqlite:////runs/mlflow.db --default-artifact-root file://" in line
+    assert line.endswith("--port 5000")
+    assert server_command("http://host:5000", None) == "http://host:5000"
