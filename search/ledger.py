@@ -114,10 +114,6 @@ class Ledger:
             del self._open[number]
             self._again.append(number)
 
-    def fail_bug(self, number: int, message: str) -> None:
-        """Take an error that the trial's code did not foresee."""
-        self.fail(number, Failure(BUG, message))
-
     def reconcile(self) -> None:
         """Bring the tracking up to the study: what a killed driver had told the one but not the other."""
         for trial in self._study.get_trials(deepcopy=False):

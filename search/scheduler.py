@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from ray import cloudpickle
 from ray.exceptions import RayActorError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from kinemic.report import RungReport
-from search.failures import Failure
+from search.failures import BUG, Failure
 from search.ledger import Ledger
 
 
@@ -34,9 +36,15 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Take an error that the worker did not recognise: a bug, or the death of the worker itself."""
-        number, error = trial.config["number"], trial.get_pickled_error()
+        number, error = trial.config["number"], _error_of(trial)
+        lines = (str(error).strip() or "no message").splitlines()
         if isinstance(error, RayActorError):
-            self._ledger.lose(number, f"{type(error).__name__}: {str(error).splitlines()[0]}")
-        else:
-            lines = str(error or trial.get_error() or "no message").strip().splitlines()
-            self._ledger.fail_bug(number, lines[-1][:500])
+            self._ledger.lose(number, lines[0][:500])
+        else:  # the last line of a worker's traceback is the error itself
+            self._ledger.fail(number, Failure(BUG, lines[-1][:500]))
+
+
+def _error_of(trial: Any) -> object:
+    """Return the error that Tune has just written down for a trial; its own reader looks where it is copied later."""
+    path = Path(trial.pickled_error_file or "")
+    return cloudpickle.loads(path.read_bytes()) if path.is_file() else None

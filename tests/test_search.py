@@ -28,6 +28,7 @@ from search.status import TrialRow
 from search.tracking import FINAL_KEYS
 from search.trainable import Work, same_device
 from tests import analytic
+from tests.bench import Bench
 
 RUNGS = [4, 8, 16]
 SECRET = "the-test-split"
@@ -151,11 +152,11 @@ def test_contenders_run_on_fresh_seeds_and_are_kept(done: Outcome) -> None:
     assert contenders.load(done.folder.contenders_file) == done.table
 
 
-def test_a_seeded_search_repeats(runs: Path) -> None:
-    one = search("one", 5, resources={"max_concurrent": 1}, contenders={"seeds": 2})
-    again = search("again", 5, resources={"max_concurrent": 1}, contenders={"seeds": 2})
-    first, second = (trials_of(run(config, runs).folder) for config in (one, again))
-    assert [(t.params, t.state, t.value) for t in first] == [(t.params, t.state, t.value) for t in second]
+def test_a_seeded_search_on_ray_is_the_one_that_a_single_process_does(runs: Path, tmp_path: Path) -> None:
+    config = search("one", 5, resources={"max_concurrent": 1})
+    on_ray = trials_of(run(config, runs).folder)
+    in_process = Bench(config.model_copy(update={"storage": "sqlite:///:memory:"}), tmp_path).run_all()
+    assert [(t.params, t.state, t.value) for t in on_ray] == [(t.params, t.state, t.value) for t in in_process]
 
 
 class Interrupts:
@@ -201,9 +202,10 @@ def test_an_interrupted_search_is_resumed_with_nothing_lost_or_doubled(runs: Pat
 
 
 def test_failures_have_a_kind_and_fail_alone(runs: Path) -> None:
+    # With this seed every kind comes once after trial 0.
     sizes = [60, analytic.DIVERGES, analytic.HAS_A_BUG, analytic.DIES]
     space = {"loss.bank_size": {"type": "categorical", "choices": sizes}}
-    config = search("failing", 9, space=space, pruner="none", sampler={"kind": "random", "seed": 1})
+    config = search("failing", 4, space=space, pruner="none", sampler={"kind": "random", "seed": 2})
     outcome = run(config, runs)
     by_size = {row.values["loss.bank_size"]: row for row in outcome.rows}
     assert set(by_size) == set(sizes)
@@ -218,7 +220,7 @@ def test_failures_have_a_kind_and_fail_alone(runs: Path) -> None:
     kinds = {run.data.tags.get("kinemic.failure") for run in children}
     assert kinds == {None, "diverged", "bug"}
     assert all(set(FINAL_KEYS) <= set(run.data.metrics) for run in children)
-    assert len(children) == 9
+    assert len(children) == 4
 
 
 def test_no_worker_and_no_tracked_run_ever_sees_the_test_split(done: Outcome, runs: Path) -> None:
