@@ -12,8 +12,10 @@ from kinemic.clips import ClipSet
 from kinemic.config import ModelConfig, PretrainConfig
 from kinemic.errors import CheckpointError, ConfigError, DivergedError
 from kinemic.pretrain import BUCKET, bucketed, learning_rate, pretrain
+from kinemic.models.mdm import MDM
 from kinemic.prior import load_prior
 from kinemic.progress import Progress
+from kinemic.seeding import derive_seed
 
 ToyClips = Callable[..., ClipSet]
 CONFIG = PretrainConfig(
@@ -41,9 +43,9 @@ def losses_of(reports: list[Progress]) -> list[float]:
 
 def test_training_lowers_the_loss_and_reports_every_step(clips: ClipSet, tmp_path: Path) -> None:
     reports: list[Progress] = []
-    config = CONFIG.model_copy(update={"steps": 120, "learning_rate": 1e-2})
+    config = CONFIG.model_copy(update={"steps": 60, "learning_rate": 1e-2})
     pretrain(clips, config, tmp_path / "prior.safetensors", "toy", progress=reports.append)
-    assert [report.done for report in reports] == list(range(1, 121))
+    assert [report.done for report in reports] == list(range(1, 61))
     losses = losses_of(reports)
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
@@ -116,10 +118,17 @@ def test_batches_hold_clips_of_like_length_and_leave_none_out(toy_clips: ToyClip
     assert longest != sorted(longest)  # no order of length over time
 
 
-def test_the_rate_warms_up_and_falls_to_almost_nothing() -> None:
+def test_the_rate_warms_up_stays_and_falls_to_almost_nothing() -> None:
     config = CONFIG.model_copy(update={"steps": 200})
     rates = [learning_rate(config, step) for step in range(200)]
-    assert rates[:11] == sorted(rates[:11])
-    assert max(rates) == pytest.approx(config.learning_rate)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] < 1e-3 * config.learning_rate
+    assert rates[0] == pytest.approx(config.learning_rate / 10)
+    assert rates[9:141] == [config.learning_rate] * 132
+    assert rates[140:] == sorted(rates[140:], reverse=True)
+    assert 0 < rates[-1] < 0.02 * config.learning_rate
+
+
+def test_every_step_goes_by_its_rate(clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kinemic.pretrain.learning_rate", lambda config, step: 0.0)
+    still = pretrain(clips, CONFIG, tmp_path / "prior.safetensors", "toy").model.state_dict()
+    fresh = MDM(CONFIG.model, seed=derive_seed(CONFIG.seed, "model")).state_dict()
+    assert all(torch.equal(still[name], fresh[name]) for name in fresh)
