@@ -19,13 +19,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the runs are many and small: a 
 
 import numpy as np
 import torch
-from kinemic.mining import MiningResult, Pool
 
 from kinemic.adapt import Adaptation
 from kinemic.clips import ClipSet
 from kinemic.config import ExperimentConfig, SplitConfig, TrialConfig, TrialSeeds, load_experiment, with_values
 from kinemic.data.procedural import SUBJECTS
 from kinemic.inputs import prepare_inputs
+from kinemic.mining import MiningResult, Pool
 from kinemic.report import mean, standard_error
 from kinemic.seeding import numpy_generator
 from kinemic.synthesis import Synthetic, synthesise

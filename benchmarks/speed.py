@@ -14,8 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from kinemic.mining import mine
-from kinemic.prior import Prior
 from torch.utils.flop_counter import FlopCounterMode
 
 from kinemic.adapt import Adaptation
@@ -23,9 +21,11 @@ from kinemic.classify import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
 from kinemic.clips import ClipSet
 from kinemic.config import AdaptConfig, LossConfig, MiningConfig, ModelConfig, Precision
 from kinemic.diffusion import cosine_schedule, ddpm_sample, guided
+from kinemic.mining import mine
 from kinemic.models.mdm import MDM
 from kinemic.models.stgcn import STGCN
 from kinemic.motion import Statistics
+from kinemic.prior import Prior
 
 FEATURES, CLIPS, CLASSES = 263, 30, 3
 SMALL = ModelConfig(width=64, layers=2, heads=4, ff=1024)

@@ -1,4 +1,4 @@
-"""What a finished trial leaves to look at: mined pools, confusion matrix, and clips real / prior / adapted side by side."""
+"""What a finished trial leaves to look at: mined pools, confusion matrix, clips real / prior / adapted."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,25 +93,24 @@ class GeneratorBundle:
 
     def generate(
         self,
-        action: int | None,
-        count: int,
+        classes: Sequence[int] | None,
+        clips_per_class: int,
         seed: int,
         device: str = "cpu",
         synthesis: SynthesisConfig | None = None,
         progress: ProgressCallback = silent,
     ) -> Synthetic:
-        """Generate ``count`` clips of one class, or of every class where ``action`` is None."""
-        chosen = range(len(self.classes)) if action is None else [action]
-        config = (synthesis or self.trial.synthesis).model_copy(update={"clips_per_class": count})
+        """Generate clips of some classes, or of every class where ``classes`` is None."""
+        config = (synthesis or self.trial.synthesis).model_copy(update={"clips_per_class": clips_per_class})
         return synthesise(
             self.model.to(device),
             self.diffusion_steps,
-            class_text=[self.text[c] for c in range(len(self.classes))],
-            lengths_per_class=[self.lengths[c] for c in range(len(self.classes))],
-            config=config,
-            statistics=self.statistics,
-            seed=seed,
-            device=device,
-            progress=progress,
-            classes=list(chosen),
+            self.text,
+            self.lengths,
+            config,
+            self.statistics,
+            seed,
+            device,
+            progress,
+            classes,
         )

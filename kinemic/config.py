@@ -6,7 +6,7 @@ import difflib
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -74,7 +74,7 @@ class GeneratedReader(Frozen):
 
 
 Reader = Annotated[
-    Union[CorpusReader, HumanML3DReader, NTUReader, JointsReader, GeneratedReader], Field(discriminator="format")
+    CorpusReader | HumanML3DReader | NTUReader | JointsReader | GeneratedReader, Field(discriminator="format")
 ]
 
 
@@ -130,7 +130,7 @@ class OpenClipConfig(Frozen):
     batch_size: int = Field(256, ge=1)
 
 
-TextConfig = Annotated[Union[TfidfConfig, OpenClipConfig], Field(discriminator="encoder")]
+TextConfig = Annotated[TfidfConfig | OpenClipConfig, Field(discriminator="encoder")]
 
 
 class ModelConfig(Frozen):
@@ -218,7 +218,7 @@ class LossConfig(Frozen):
 
 
 class AdaptConfig(Frozen):
-    """Fine-tuning of the two streams; ``rungs`` are the step counts at which a trial is scored, the last is its budget."""
+    """Fine-tuning of the two streams; a trial is scored at each of ``rungs`` (steps), the last is its budget."""
 
     rungs: tuple[int, ...] = (2500, 5000, 10_000)
     batch_size: int = Field(30, ge=1)
@@ -276,7 +276,7 @@ class TrialSeeds(Frozen):
 
 
 class ExperimentConfig(Frozen):
-    """What is worked on: data, text encoder, prior, trial defaults and seeds; a search file adds its own groups to these."""
+    """What is worked on: data, text encoder, prior, trial defaults, seeds; a search adds its own groups to these."""
 
     data: DataConfig
     text: TextConfig = TfidfConfig()
@@ -349,7 +349,7 @@ def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
 
 
 def with_values(config: TrialConfig, values: Mapping[str, Any], where: str = "trial") -> TrialConfig:
-    """Return ``config`` with dotted paths replaced, validated again. Raises ConfigError for a path that doesn't exist."""
+    """Return ``config`` with dotted paths replaced, validated again. Raises ConfigError for an unknown path."""
     data = config.model_dump()
     for path, value in values.items():
         field_of(TrialConfig, path)
@@ -381,8 +381,8 @@ def leaf_paths(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     return paths
 
 
-def _deep_copy(node: Any) -> Any:
-    return {k: _deep_copy(v) for k, v in node.items()} if isinstance(node, dict) else node
+def _deep_copy(node: dict[str, Any]) -> dict[str, Any]:
+    return {key: _deep_copy(value) if isinstance(value, dict) else value for key, value in node.items()}
 
 
 def _first_problem(model: type[BaseModel], error: ValidationError) -> str:

@@ -11,7 +11,7 @@ from kinemic.errors import ConfigError
 
 
 def resolve_device(name: str | None = None) -> str:
-    """Return ``name``, or ``cuda:0`` where there is one and ``cpu`` elsewhere. Raises ConfigError for an absent device."""
+    """Return ``name``, or ``cuda:0`` where there is one and ``cpu`` elsewhere. Raises ConfigError for one not here."""
     if name is None:
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,4 +1,4 @@
-"""From an experiment's file to the inputs of its trials: packed corpora, fitted encoder, prior; each made once and kept."""
+"""From an experiment's file to the inputs of its trials: packed corpora, encoder, prior; each made once and kept."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from kinemic.clips import ClipSet
-from kinemic.config import ExperimentConfig, PretrainConfig, PriorConfig, TextConfig
+from kinemic.config import ExperimentConfig, PretrainConfig, PriorConfig, SplitConfig, TextConfig
 from kinemic.data.corpus import Corpus
 from kinemic.data.prepare import prepare
-from kinemic.data.splits import load_trial_data, make_trial_data
+from kinemic.data.splits import choose, load_trial_data, make_trial_data
 from kinemic.errors import DataError
 from kinemic.pretrain import pretrain
 from kinemic.prior import load_prior
@@ -29,7 +29,7 @@ def prepare_inputs(
     """
     source = prepare(experiment.data.source, root / "corpora", progress, role="source")
     target = prepare(experiment.data.target, root / "corpora", progress, role="target")
-    trial_data = root / "trial-data" / _key(target.content_hash, experiment.data.split.model_dump(mode="json"))
+    trial_data = root / "trial-data" / _split_key(target, experiment.data.split)
     if not trial_data.exists():
         make_trial_data(target, experiment.data.split, trial_data)
     load_trial_data(trial_data)
@@ -77,13 +77,19 @@ def check_captions(encoder: TextEncoder, source: Corpus, target: Corpus) -> None
 
 
 def prepare_encoder(config: TextConfig, source: Corpus, root: Path, device: str) -> tuple[TextEncoder, Path]:
-    """Return the text encoder, with its disk cache, and the folder that it is saved in; fitted where it needs fitting."""
+    """Return the text encoder with its disk cache, and its folder; it is fitted where it needs fitting."""
     fitted_on = source.content_hash if config.encoder == "tfidf" else ""  # CLIP does not depend on the corpus
     folder = root / "encoders" / _key(fitted_on, config.model_dump(mode="json"))
     if not folder.exists():
         captions = [c for captions in source.captions for c in captions]
         save_encoder(build_encoder(config, captions, device), config, folder)
     return CachedEncoder(load_encoder(folder, device), root / "captions"), folder
+
+
+def _split_key(target: Corpus, split: SplitConfig) -> str:
+    """Name a split by its clips, so that an edited list of ids is another split."""
+    chosen = choose(target, split)
+    return _key(target.content_hash, chosen.classes, chosen.train.tolist(), chosen.dev.tolist())
 
 
 def _key(*parts: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Progress:
-    """One report: ``done`` of ``total`` units (steps, clips, epochs) of ``stage``, with current values such as losses."""
+    """One report: ``done`` of ``total`` units (steps, clips, epochs) of ``stage``, with values such as losses."""
 
     stage: str
     done: int

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class RungReport:
     @classmethod
     def from_json(cls, text: str) -> RungReport:
         """Read a report that ``to_json`` wrote."""
-        data = json.loads(text)
+        data: dict[str, Any] = json.loads(text)
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
 
 

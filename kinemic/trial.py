@@ -1,11 +1,10 @@
-"""One trial: mine, adapt, synthesise, classify on dev, once per rung. Nothing in here knows that it is being searched."""
+"""One trial: mine, adapt, synthesise, classify on dev, once per rung. Nothing here knows that it is being searched."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +20,12 @@ from kinemic.data.corpus import Corpus
 from kinemic.data.splits import TrialData, load_trial_data
 from kinemic.device import peak_memory_mb
 from kinemic.files import write_text
-from kinemic.mining import MiningResult, average_clip_embeddings, mine
+from kinemic.mining import MiningResult, mine_corpus
 from kinemic.motion import features_to_joints
 from kinemic.prior import Prior, load_prior
 from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.report import RungReport, TrialInputs
-from kinemic.synthesis import Synthetic, synthesise
+from kinemic.synthesis import Synthetic
 from kinemic.text import CachedEncoder, TextEncoder, load_encoder
 
 MAX_FRAMES = 196  # longer clips are cropped, as in HumanML3D
@@ -134,12 +133,7 @@ def stored_reports(workdir: Path, config: TrialConfig) -> list[RungReport]:
 
 def mine_pools(material: Material, config: MiningConfig) -> MiningResult:
     """Mine the source for each class's soft positives by caption similarity (METHOD section 2)."""
-    source, corpus = material.source, material.data.corpus
-    captions = [c for clip in source.captions for c in clip]
-    clip_of_caption = np.repeat(np.arange(len(source)), [len(clip) for clip in source.captions])
-    clips_NE = average_clip_embeddings(material.encoder.encode(captions), clip_of_caption)
-    queries = [material.encoder.encode(list(c)) for c in corpus.class_captions]
-    return mine(clips_NE, source.names, queries, config)
+    return mine_corpus(material.source, material.data.corpus.class_captions, material.encoder, config)
 
 
 def start_adaptation(

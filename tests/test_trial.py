@@ -64,12 +64,12 @@ def test_a_finished_trial_leaves_pictures_and_a_bundle_that_needs_nothing_else(
     assert np.sum(confusion["rows_are_truth"]) == dev * len(EXPERIMENT.seeds.judge)
     bundle = GeneratorBundle.load(workdir)
     assert bundle.classes == ("wave", "squat", "kick")
-    made = bundle.generate(bundle.class_index("kick"), 3, seed=5)
+    made = bundle.generate([bundle.class_index("kick")], 3, seed=5)
     assert made.labels.tolist() == [2, 2, 2]
     assert {len(clip) for clip in made.features} <= set(bundle.lengths[2])
     again = bundle.generate(None, 1, seed=5)
     np.testing.assert_allclose(again.features[2], made.features[0], atol=1e-4)  # a clip doesn't depend on its company
-    with pytest.raises(ConfigError, match="'jump'.*wave, squat, kick"):
+    with pytest.raises(ConfigError, match=r"'jump'.*wave, squat, kick"):
         bundle.class_index("jump")
 
 

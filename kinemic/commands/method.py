@@ -101,7 +101,7 @@ def generate(
     labels = [bundle.classes[c] for c in made.labels]
     captions = [bundle.captions[c] for c in made.labels]
     write_joints(out, joints, labels, captions)
-    first = {label: clip for label, clip in reversed(list(zip(labels, joints, strict=True)))}
+    first = dict(reversed(list(zip(labels, joints, strict=True))))
     gif(out / "clips.gif", [list(first.values())], [list(first)])
     console.print(f"wrote {len(joints)} clips to {out}")
 

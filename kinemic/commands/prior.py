@@ -63,11 +63,10 @@ def prior() -> None:
     help="Id of the text encoder it was trained with.",
 )
 def import_(file: Path, out: Path, args_json: Path | None, statistics: Path, encoder: str) -> None:
-    """Turn a public MDM checkpoint FILE (.pt with args.json) into a prior; weights only, CLIP weights inside are ignored."""
+    """Turn a public MDM checkpoint FILE (.pt with args.json) into a prior; CLIP weights inside are ignored."""
     from kinemic.prior import import_public, save_prior
 
-    mean, std = statistics / "Mean.npy", statistics / "Std.npy"
-    save_prior(out, import_public(file, encoder_id=encoder, mean=mean, std=std, args_json=args_json))
+    save_prior(import_public(file, args_json or file.parent / "args.json", statistics, encoder), out)
     console.print(f"wrote {out}")
 
 
