@@ -54,8 +54,8 @@ class RungReport:
     @classmethod
     def from_json(cls, text: str) -> RungReport:
         """Read a report that ``to_json`` wrote."""
-        data: dict[str, Any] = json.loads(text)
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        data: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+        return cls(**data)
 
 
 def mean(values: Sequence[float]) -> float:
