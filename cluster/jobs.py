@@ -109,7 +109,7 @@ def _poll(client: JobSubmissionClient, job_id: str, done: Callable[[JobDetails],
 
 
 def _why_pending(client: JobSubmissionClient, asked: Resources) -> str:
-    nodes = node_resources(client)
+    nodes = node_resources(client, patience=0)
     if not any(asked.fits(node) for node in nodes):
         return f"it asks for {asked} and the cluster has {describe(nodes)}"
     return f"the cluster has {describe(nodes)}, so what it asks for ({asked}) is in use, or its nodes don't answer"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from cluster.connection import translated
 from cluster.errors import ClusterError
 from search.config import SearchConfig
 
+REGISTER_S = 15.0  # a head that was just started answers before it counts itself among the nodes
 MANY = 10_000  # nodes asked for; the state API's own default is 100
 
 
@@ -32,11 +34,18 @@ class Resources:
         return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
 
-def node_resources(client: JobSubmissionClient) -> list[Resources]:
-    """Return what each live node of the cluster has in all, busy or not, the largest first."""
-    url = client.get_address()
-    with translated(url):
-        nodes = list_nodes(address=url, limit=MANY)
+def node_resources(client: JobSubmissionClient, patience: float = REGISTER_S) -> list[Resources]:
+    """Return what each live node of the cluster has in all, busy or not, the largest first.
+
+    Where there is none yet, looks again for ``patience`` seconds.
+    """
+    url, deadline = client.get_address(), time.monotonic() + patience
+    while True:
+        with translated(url):
+            nodes = list_nodes(address=url, limit=MANY)
+        if any(node.state == "ALIVE" for node in nodes) or time.monotonic() >= deadline:
+            break
+        time.sleep(0.5)
     totals: list[Mapping[str, float]] = [node.resources_total or {} for node in nodes if node.state == "ALIVE"]
     found = [Resources(total.get("CPU", 0), total.get("GPU", 0)) for total in totals]
     return sorted(found, key=lambda node: (node.gpus, node.cpus), reverse=True)

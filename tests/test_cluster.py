@@ -30,6 +30,19 @@ from search.config import load
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "examples" / "demo.yaml"
+TINY = (
+    "data.source.clips=40",
+    "data.target.clips=24",
+    "data.split.shots=2",
+    "data.split.dev_subjects=[s04]",
+    "prior.pretrain.steps=2",
+    "trial.adapt.rungs=[1,2]",
+    "trial.synthesis={clips_per_class: 1, sampling_steps: 2}",
+    "space={loss.temperature: {type: float, low: 0.05, high: 0.1}}",
+    "seeds.judge=[0]",
+    "contenders.seeds=2",
+    "budget.trials=3",
+)
 START_S = 60  # a job starts in 5 to 9 s; a busy machine takes longer
 
 
@@ -173,7 +186,7 @@ class Head:
     def python(self, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
         env = {**self.env, **changed}
         return subprocess.run(
-            [sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200
+            [sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
         )
 
     def job(self, code: str) -> str:
@@ -336,6 +349,33 @@ def test_a_search_that_wants_an_absent_gpu_is_refused_before_anything_is_uploade
     done = head.kinemic("submit", str(DEMO), "--set", "resources.gpus=1", "--set", "name=wants-gpu")
     assert_one_line(done, "a trial asks for 1 CPUs and 1 GPUs", "1 x 2 CPUs and 0 GPUs")
     assert "wants-gpu" not in head.kinemic("list").stdout
+
+
+@pytest.mark.timeout(900)  # two drivers and a dozen tiny trainings; a minute on an idle machine
+def test_the_demo_search_is_submitted_stopped_and_submitted_again_where_it_was(head: Head) -> None:
+    runs = head.folder / "runs"
+    command = ["submit", str(DEMO), "--runs", str(runs), "--start-timeout", "50"]
+    for setting in TINY:
+        command += ["--set", setting]
+    begun = head.kinemic(*command)
+    assert begun.returncode == 0, begun.stderr
+    assert "cluster logs -f demo-1" in begun.stdout
+
+    again = head.kinemic(*command)
+    assert_one_line(again, "runs there already as demo-1")
+
+    first_rung = runs / "demo" / "trials" / "0000" / "rung-1" / "report.json"
+    while not first_rung.exists():
+        assert "RUNNING" in head.kinemic("status", "demo-1").stdout, head.kinemic("logs", "demo-1").stdout
+        time.sleep(1)
+    assert "demo-1: STOPPED" in head.kinemic("stop", "demo-1").stdout
+    report, written = first_rung.read_text(), first_rung.stat().st_mtime_ns
+
+    ended = head.kinemic(*command, "--follow")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "demo-2: SUCCEEDED" in ended.stdout
+    assert "published" in ended.stdout  # the contenders' table
+    assert (first_rung.read_text(), first_rung.stat().st_mtime_ns) == (report, written)
 
 
 def test_bad_input_is_refused_without_asking_the_cluster() -> None:
