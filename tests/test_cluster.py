@@ -33,15 +33,14 @@ DEMO = ROOT / "examples" / "demo.yaml"
 TINY = (
     "data.source.clips=40",
     "data.target.clips=24",
-    "data.split.shots=2",
-    "data.split.dev_subjects=[s04]",
+    "data.split={shots: 2, classes: [wave, kick], train_subjects: [s01, s02], dev_subjects: [s04]}",
     "prior.pretrain.steps=2",
     "trial.adapt.rungs=[1,2]",
     "trial.synthesis={clips_per_class: 1, sampling_steps: 2}",
     "space={loss.temperature: {type: float, low: 0.05, high: 0.1}}",
     "seeds.judge=[0]",
     "contenders.seeds=2",
-    "budget.trials=3",
+    "budget.trials=2",
 )
 START_S = 60  # a job starts in 5 to 9 s; a busy machine takes longer
 
