@@ -39,8 +39,9 @@ def pretrain(
 ) -> Prior:
     """Train a prior on ``clips`` and write it to ``path``; return it.
 
-    AdamW at the rate of ``learning_rate``; the decay at its end does what averaging weights would do. Every ``checkpoint_every`` steps the state goes to a ``.partial.safetensors`` beside ``path``, from
-    which a run that was killed continues with the same numbers. ``progress`` gets the loss of every step.
+    AdamW at the rate of ``learning_rate``; the decay at its end does what averaging weights would do. Every
+    ``checkpoint_every`` steps the state goes to a ``.partial.safetensors`` beside ``path``, from which a run that was
+    killed continues with the same numbers. ``progress`` gets the loss of every step.
     Raises ConfigError where the text width doesn't fit, CheckpointError for a partial file of another recipe, and
     DivergedError for a loss that is not finite.
     """

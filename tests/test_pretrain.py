@@ -11,8 +11,8 @@ import torch
 from kinemic.clips import ClipSet
 from kinemic.config import ModelConfig, PretrainConfig
 from kinemic.errors import CheckpointError, ConfigError, DivergedError
-from kinemic.pretrain import BUCKET, bucketed, learning_rate, pretrain
 from kinemic.models.mdm import MDM
+from kinemic.pretrain import BUCKET, bucketed, learning_rate, pretrain
 from kinemic.prior import load_prior
 from kinemic.progress import Progress
 from kinemic.seeding import derive_seed
