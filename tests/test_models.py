@@ -250,3 +250,16 @@ def test_a_copied_model_draws_from_its_own_source() -> None:
     assert dropout_source(twin) is twin.dropout_source
     assert dropout_source(twin) is not dropout_source(model)
     assert twin.layers[1].dropout.source is twin.dropout_source
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_adapted_model_trains_in_bf16_under_autocast(dropout: float) -> None:
+    model, given = with_adapters(dropout=dropout), batch(actions=True)
+    reference = model.eval()(**given)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model.eval()(**given)[0].float()
+        assert 0 < (rough - reference).norm() / reference.norm() < 0.05
+        loss = model.train()(**given)[0].float().square().mean()
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in lora_parameters(model).items()}
+    assert all(g is not None and g.dtype == torch.float32 and g.isfinite().all() for g in gradients.values())

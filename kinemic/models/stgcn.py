@@ -54,10 +54,13 @@ class _EdgeConv(torch.autograd.Function):
             x_VMI, weight_KPI, bias_VP = x_VMI.to(dtype), weight_KPI.to(dtype), bias_VP.to(dtype)
         # One scaled weight an edge: E P I numbers, far fewer than the M rows that they act on.
         scaled_EIP = (weight_KPI[edges.kinds] * strength_E[:, None, None].to(x_VMI.dtype)).transpose(1, 2)
-        out = bias_VP[:, None].expand(-1, x_VMI.shape[1], -1).contiguous()
+        out = x_VMI.new_empty(*x_VMI.shape[:2], bias_VP.shape[1])
         x, rows = x_VMI.unbind(), out.unbind()
-        for (v, w), scaled_IP in zip(edges.pairs, scaled_EIP.unbind(), strict=True):
-            rows[w].addmm_(x[v], scaled_IP)
+        for index, ((v, w), scaled_IP) in enumerate(zip(edges.pairs, scaled_EIP.unbind(), strict=True)):
+            if index < len(rows):  # every joint's edge to itself comes first, and sets the row instead of adding to it
+                torch.addmm(bias_VP[w], x[v], scaled_IP, out=rows[w])
+            else:
+                rows[w].addmm_(x[v], scaled_IP)
         ctx.save_for_backward(x_VMI, weight_KPI, strength_E, scaled_EIP)
         ctx.edges = edges
         return out
@@ -74,17 +77,24 @@ class _EdgeConv(torch.autograd.Function):
         dweight_KPI.index_add_(0, edges.kinds, products_EPI * strength_E[:, None, None])
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = torch.zeros_like(x_VMI)
+            dx = torch.empty_like(x_VMI)
             rows = dx.unbind()
-            for (v, w), scaled_IP in zip(edges.pairs, scaled_EIP.unbind(), strict=True):
-                rows[v].addmm_(g[w], scaled_IP.t())
+            for index, ((v, w), scaled_IP) in enumerate(zip(edges.pairs, scaled_EIP.unbind(), strict=True)):
+                if index < len(rows):
+                    torch.mm(g[w], scaled_IP.t(), out=rows[v])
+                else:
+                    rows[v].addmm_(g[w], scaled_IP.t())
         return dx, dweight_KPI, dstrength_E, g_VMP.sum(1).to(ctx.wanted), None
 
 
 class Edges:
-    """The non-zero entries of an adjacency (K, V, V): ``pairs`` (from, to) and their ``kinds``, in one order."""
+    """The non-zero entries of an adjacency (K, V, V): ``pairs`` (from, to) and their ``kinds``, in one order.
+
+    The first kind must be every joint to itself.
+    """
 
     def __init__(self, adjacency: NDArray[np.float32]) -> None:
+        assert np.array_equal(adjacency[0] != 0, np.eye(adjacency.shape[1], dtype=bool))
         kinds, sources, targets = np.nonzero(adjacency)
         self.pairs = list(zip(sources.tolist(), targets.tolist(), strict=True))
         self.kinds = torch.from_numpy(kinds)
@@ -172,8 +182,8 @@ class Block(nn.Module):
         """Return (V, N, T / stride, P)."""
         out = self.tcn(self.gcn(x_VNTC))
         if self.skips:
-            out = out + (x_VNTC if self.residual is None else self.residual(x_VNTC))
-        return fn.relu(out)
+            out = out.add_(x_VNTC if self.residual is None else self.residual(x_VNTC))
+        return fn.relu_(out)  # in place: batch norm's backward needs its input, not its output
 
 
 class STGCN(nn.Module):
