@@ -260,7 +260,8 @@ def _summarise(tracker: Tracker, study: optuna.Study, table: ContenderTable) -> 
 
 
 def _check_new(folder: SearchFolder, config: SearchConfig) -> None:
-    if folder.started:
+    # A search that stopped before its first trial, over resources say, may be started anew.
+    if folder.started and studies.counts(studies.open_study(folder.config(), folder.path, folder.state().study)):
         raise KinemicError(
             f"search {config.name!r} is there already; go on with `kinemic search resume {config.name}`, "
             "or take another name: --set name=NEW"

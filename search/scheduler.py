@@ -34,6 +34,10 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         over = self._ledger.report(number, RungReport.from_json(result["report"]))
         return str(TrialScheduler.STOP if over else TrialScheduler.CONTINUE)
 
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Close a trial that Tune ended without being told to; one that the study knows to be over stays as it is."""
+        self._ledger.fail(trial.config["number"], Failure(BUG, "Tune ended the trial before its last rung"))
+
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Take an error that the worker did not recognise: a bug, or the death of the worker itself."""
         number, error = trial.config["number"], _error_of(trial)

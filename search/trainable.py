@@ -71,9 +71,10 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             failure = classify(error)
             if failure.kind == BUG:
                 raise
-            return {"failure_kind": failure.kind, "failure_message": failure.message, "done": True}
+            # Not "done": Tune would end the trial without asking the scheduler, and the study would not hear of it.
+            return {"failure_kind": failure.kind, "failure_message": failure.message}
         assert same_device(report.device, self._device), f"trial ran on {report.device}, Ray assigned {self._device}"
-        return {"report": report.to_json(), "dev_accuracy": report.dev_accuracy, "done": False}
+        return {"report": report.to_json(), "dev_accuracy": report.dev_accuracy}
 
     def cleanup(self) -> None:
         """Let go of the trial."""
