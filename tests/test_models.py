@@ -254,11 +254,11 @@ def test_a_copied_model_draws_from_its_own_source() -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_adapted_model_trains_in_bf16_under_autocast(dropout: float) -> None:
-    model, given = with_adapters(dropout=dropout), batch(actions=True)
+    model, given = with_adapters(rank=16, dropout=dropout), batch(actions=True)  # s = 2, as published
     reference = model.eval()(**given)[0]
     with torch.autocast("cpu", torch.bfloat16):
         rough = model.eval()(**given)[0].float()
-        assert 0 < (rough - reference).norm() / reference.norm() < 0.05
+        assert 0 < (rough - reference).norm() / reference.norm() < 0.03
         loss = model.train()(**given)[0].float().square().mean()
     loss.backward()
     gradients = {name: parameter.grad for name, parameter in lora_parameters(model).items()}
