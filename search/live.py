@@ -69,9 +69,10 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
     for name in ("trial", "state", "steps", "dev accuracy", "seconds"):
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     table.add_column("settings")
-    best = max((row.accuracy or 0.0 for row in rows if row.state == "complete"), default=None)
+    complete = [row for row in rows if row.state == "complete" and row.accuracy is not None]
+    best = max(complete, key=lambda row: (row.accuracy or 0.0, -row.number), default=None)
     for row in rows:
-        mark = "*" if best is not None and row.state == "complete" and row.accuracy == best else ""
+        mark = "*" if row is best else ""
         table.add_row(
             f"{row.number}{mark}",
             _state(row, folder),
@@ -85,10 +86,12 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
 
 def contender_table(table: ContenderTable) -> Table:
     """Return the contenders' table, accuracy in percent, mean and standard error over the repetitions."""
-    shown = Table(title=table.heading, title_justify="left", title_style="bold")
+    shown = Table(
+        title=f"{table.heading} ({table.repetitions} fresh seeds each)", title_justify="left", title_style="bold"
+    )
     shown.add_column("contender")
-    shown.add_column(f"dev accuracy %, {table.repetitions} fresh seeds", justify="right")
-    shown.add_column("standard error", justify="right")
+    shown.add_column("dev accuracy %", justify="right", no_wrap=True)
+    shown.add_column("standard error", justify="right", no_wrap=True)
     for row in table.rows:
         if row.accuracies:
             note = f" ({len(row.failures)} failed)" if row.failures else ""
