@@ -6,8 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from kinemic.config import TrialSeeds
 from kinemic.errors import DivergedError, KinemicError
@@ -100,6 +101,30 @@ def test_a_rung_that_the_dead_driver_never_took_is_replayed(tmp_path: Path) -> N
     bench.ledger = bench.sitting()
     (trial_0,) = bench.run_all()
     assert list(trial_0.intermediate_values) == RUNGS
+
+
+class PrunesAlways(optuna.pruners.BasePruner):
+    """Stops whatever it is asked about."""
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        return True
+
+
+def test_a_resumed_trial_is_not_stopped_at_a_rung_that_it_had_passed(tmp_path: Path) -> None:
+    bench = Bench(search(budget={"trials": 1}, pruner="none"), tmp_path)
+    assignment = bench.ledger.next()
+    assert assignment is not None
+    bench.run(assignment, stop_after=1)
+    bench.study.pruner = PrunesAlways()  # as when the trials that ended meanwhile are better
+    bench.ledger = bench.sitting()
+    (trial,) = bench.run_all()
+    assert trial.state == TrialState.PRUNED
+    assert list(trial.intermediate_values) == RUNGS[:2]
+
+
+def test_no_two_random_trials_are_the_same(tmp_path: Path) -> None:
+    _, *others = Bench(search(budget={"trials": 5}, sampler="random"), tmp_path).run_all()
+    assert len({trial.params["synthesis.guidance"] for trial in others}) == len(others)
 
 
 def test_trial_0_is_the_published_configuration(tmp_path: Path) -> None:
