@@ -39,15 +39,14 @@ MEANINGFUL = {
 CACHE = Path("runs/cache")
 
 
-def experiment(seed: int, shots: int | None = None) -> ExperimentConfig:
-    """The demo with another target and few-shot seed; ``shots`` None takes every clip of all other subjects."""
+def experiment(seed: int, full: bool = False) -> ExperimentConfig:
+    """The demo with another target and few-shot seed; ``full`` takes every clip of every subject outside dev."""
     base = load_experiment(EXPERIMENT)
     target = base.data.target.model_copy(update={"seed": seed})
-    changes = {"seed": seed, "shots": base.data.split.shots}
-    if shots is None:
-        dev = base.data.split.dev_subjects or ()
-        others = tuple(s for s in SUBJECTS if s not in dev)
-        changes = {"seed": seed, "shots": len(others) * target.clips // len(SUBJECTS), "train_subjects": others}
+    changes: dict[str, object] = {"seed": seed}
+    if full:
+        others = tuple(s for s in SUBJECTS if s not in (base.data.split.dev_subjects or ()))
+        changes |= {"shots": len(others) * target.clips // len(SUBJECTS), "train_subjects": others}
     split = SplitConfig(**(base.data.split.model_dump() | changes))
     return base.model_copy(update={"data": base.data.model_copy(update={"target": target, "split": split})})
 
@@ -73,7 +72,7 @@ def real_only(seed: int) -> float:
 
 def full_data(seed: int) -> float:
     """Dev accuracy of the judge on every clip of every subject outside dev."""
-    return accuracy(Material.open(prepare_inputs(experiment(seed, shots=None), CACHE), "cpu"), None, seed)
+    return accuracy(Material.open(prepare_inputs(experiment(seed, full=True), CACHE), "cpu"), None, seed)
 
 
 def unadapted(seed: int) -> float:
@@ -217,7 +216,7 @@ def main() -> None:
     seeds = range(options.seeds)
     for seed in seeds:  # prepared once, before processes share it
         prepare_inputs(experiment(seed), CACHE)
-        prepare_inputs(experiment(seed, shots=None), CACHE)
+        prepare_inputs(experiment(seed, full=True), CACHE)
     measures: list[Callable[[int], object]] = [
         real_only, full_data, unadapted, adapted, oracle_pools, random_pools, window_overlap,
     ]  # fmt: skip

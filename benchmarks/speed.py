@@ -77,7 +77,7 @@ def clip_set(clips: int, frames: int, text_dim: int, seed: int) -> ClipSet:
 def adaptation_step(model: ModelConfig, frames: int, precision: Precision = "fp32") -> Callable[[], object]:
     """One optimiser step of the published loss on a batch of 30."""
     statistics_ = Statistics(np.zeros(FEATURES, np.float32), np.ones(FEATURES, np.float32))
-    prior = Prior(MDM(model), model, 50, statistics_, "stand-in", {})
+    prior = Prior(MDM(model), model, 50, statistics_, "stand-in")
     few_shot, source = (clip_set(CLIPS, frames, model.text_dim, seed) for seed in (0, 1))
     pools = [np.flatnonzero(source.labels.numpy() == c) for c in range(CLASSES)]
     config = AdaptConfig(rungs=(10**9,), precision=precision)
@@ -103,7 +103,7 @@ def sampling(model: ModelConfig, frames: int, steps: int, bf16: bool = False) ->
 
 def stgcn_epoch(bf16: bool = False) -> Callable[[], object]:
     """One epoch of the published judge: 120 clips of 100 frames, batches of 64."""
-    model = STGCN(64, 10, CLASSES, widened=(5, 8), generator=torch.Generator().manual_seed(0)).train()
+    model = STGCN(64, 10, CLASSES).train()
     optimiser = torch.optim.SGD(model.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
     x, labels = torch.randn(120, 100, 22, 3), torch.arange(120) % CLASSES
 

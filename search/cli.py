@@ -143,6 +143,17 @@ def contenders(name: str, runs: Path) -> None:
     console.print(contender_table(outcome.table))
 
 
+@search.command()
+@runs_option
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
+def ui(runs: Path, port: int) -> None:
+    """Serve the MLflow page of all searches in --runs on this machine, until Ctrl-C."""
+    from search.tracking import serve
+
+    console.print(f"http://127.0.0.1:{port}/#/experiments  (Ctrl-C ends it)", soft_wrap=True)
+    serve(runs, port)
+
+
 def _open(name: str, runs: Path) -> tuple[SearchConfig, SearchFolder, optuna.Study]:
     from search.folder import find
     from search.study import open_study

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
+import subprocess
 import sys
 import time
 import urllib.error
@@ -307,6 +309,26 @@ def server_command(uri: str, artifacts: Path | None, port: int = 5000) -> str:
     place = f" --default-artifact-root {artifacts.resolve().as_uri()}" if artifacts else ""
     # Job execution is for MLflow's GenAI features; without it the server takes 0.5 GB instead of 2.3.
     return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {_mlflow()} server --backend-store-uri {uri}{place} --port {port}"
+
+
+def serve(runs: Path, port: int) -> None:
+    """Run the MLflow server of the default store in ``runs`` until it is interrupted.
+
+    Raises KinemicError for a port that is taken, a folder without searches, and a server that ends by itself.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise KinemicError(f"port {port} can't be used ({error.strerror}); choose another with --port") from error
+    database = runs / "mlflow.db"
+    if not database.exists():
+        raise KinemicError(f"{database}: no tracking store; run a search first, or give its folder with --runs")
+    command = server_command(f"sqlite:///{database.resolve()}", runs / "mlflow-artifacts", port)
+    code = subprocess.run(["/bin/sh", "-c", f"exec env {command}"], check=False).returncode
+    if code:
+        raise KinemicError(f"the MLflow server ended with exit code {code}; its own lines above say why")
 
 
 def _mlflow() -> str:
