@@ -25,6 +25,7 @@ from kinemic.clips import ClipSet
 from kinemic.config import ExperimentConfig, SplitConfig, TrialConfig, TrialSeeds, load_experiment, with_values
 from kinemic.data.procedural import SUBJECTS
 from kinemic.inputs import prepare_inputs
+from kinemic.losses import prior_timesteps
 from kinemic.mining import MiningResult, Pool
 from kinemic.report import mean, standard_error
 from kinemic.seeding import numpy_generator
@@ -163,7 +164,9 @@ def measured_overlap(m: Material, adaptation: Adaptation, seed: int, clips: int 
         batch = clips_of.batch(torch.arange(len(chosen)))
         lengths_B = torch.from_numpy(rng.choice(m.few_shot_lengths[c], len(chosen)))
         t_B = torch.from_numpy(rng.integers(adaptation.adapt.diffusion_steps, size=len(chosen)))
-        seen = adaptation.streams.see_source(batch, lengths_B, t_B, torch.randn(batch.x_BTF.shape, generator=noise))
+        t_prior_B = prior_timesteps(t_B, adaptation.adapt.diffusion_steps, m.prior.diffusion_steps)
+        noise_BTF = torch.randn(batch.x_BTF.shape, generator=noise)
+        seen = adaptation.streams.see_source(batch, lengths_B, t_B, t_prior_B, noise_BTF)
         for i, start, length, frames in zip(chosen, seen.starts_B, seen.lengths_B, batch.lengths_B, strict=True):
             mined.append(inside(spans[i], int(start), int(length)))
             blind.append(inside(spans[i], int(rng.integers(int(frames - length) + 1)), int(length)))
