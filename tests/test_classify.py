@@ -17,16 +17,17 @@ TINY = dataclasses.replace(PROFILES["demo"], epochs=2, least_updates=0)
 
 
 def _clips(per_class=6, seed=0):
-    """Three classes of short clips: the left hand, the right hand or the left foot swings; tempo and phase vary."""
+    """Three classes of short clips: left arm, right arm or legs swing; size, length, tempo and phase vary."""
     rng = np.random.default_rng(seed)
     body = np.random.default_rng(7).normal(scale=0.4, size=(22, 3))
     body[[LEFT_HIP, RIGHT_HIP, LEFT_SHOULDER, RIGHT_SHOULDER], 0] = (0.2, -0.2, 0.2, -0.2)  # a heading that noise keeps
     clips, labels = [], []
-    for label, joint in enumerate((20, 21, 10)):
+    for label, moving in enumerate(([16, 18, 20], [17, 19, 21], [4, 5, 7, 8])):
         for _ in range(per_class):
             frames = int(rng.integers(18, 34))
             clip = np.repeat(body[None] * rng.uniform(0.9, 1.1), frames, axis=0)
-            clip[:, joint, 1] += 0.4 * np.sin(rng.uniform(0.3, 0.6) * np.arange(frames) + rng.uniform(0, 6))
+            swing = np.sin(rng.uniform(0.3, 0.6) * np.arange(frames) + rng.uniform(0, 6))
+            clip[:, moving, 1] += 0.4 * swing[:, None]
             clips.append((clip + rng.normal(scale=0.01, size=clip.shape)).astype(np.float32))
             labels.append(label)
     return clips, np.array(labels)
