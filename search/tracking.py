@@ -226,8 +226,8 @@ def open_tracker(
     # MLflow's client retries for minutes by default; the outbox does the waiting here, and nothing else may block.
     for key, value in {"MAX_RETRIES": "1", "TIMEOUT": "10", "BACKOFF_FACTOR": "1"}.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{key}", value)
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # a new database is set up in silence
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)  # a new database is set up in silence
     try:
         client = MlflowClient(tracking_uri=uri)
         experiment_id = _experiment(client, experiment, artifacts)

@@ -216,3 +216,9 @@ def test_the_line_that_opens_the_page_names_the_store_and_its_artifacts(tmp_path
     assert "server --backend-store-uri sqlite:////runs/mlflow.db --default-artifact-root file://" in line
     assert line.endswith("--port 5000")
     assert server_command("http://host:5000", None) == "http://host:5000"
+
+
+def test_the_parent_run_is_named_after_the_search(opened: Callable[[], Tracker]) -> None:
+    tracker = opened()
+    assert tracker._client.get_run(tracker.parent_id).info.run_name == "study"
+    tracker.close("FINISHED", 1.0)
