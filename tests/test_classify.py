@@ -73,6 +73,23 @@ def test_a_seed_decides_the_result(augment):
 
 
 @pytest.mark.usefixtures("tiny")
+def test_a_seed_draws_the_first_weights_and_the_order_of_clips(monkeypatch):
+    first = []
+    step = classify._step
+
+    def spy(model, optimiser, x, y):
+        first.append((model.fc_cls.weight.detach().clone(), y.tolist()))
+        return step(model, optimiser, x, y)
+
+    monkeypatch.setattr(classify, "_step", spy)
+    for seed in (0, 1):
+        train_classifier(*_clips(), 3, DEMO, seed)
+    (weights, order), (other_weights, other_order) = first[0], first[len(first) // 2]
+    assert not torch.equal(weights, other_weights)
+    assert order != other_order
+
+
+@pytest.mark.usefixtures("tiny")
 def test_training_leaves_the_global_random_state_alone():
     before = torch.random.get_rng_state()
     judge(*_clips(), *_clips(seed=1), 3, DEMO, seed=0)
