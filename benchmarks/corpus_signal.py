@@ -90,6 +90,11 @@ def adapted(seed: int, values: Mapping[str, object] | None = None, run: int = 0)
     return with_pools(m, mine_pools(m, config.mining), config, seed, run)
 
 
+def adapted_bf16(seed: int) -> float:
+    """The same as ``adapted`` in bf16."""
+    return adapted(seed, {"adapt.precision": "bf16"})
+
+
 def oracle_pools(seed: int) -> float:
     """The same with every source clip that truly holds the action."""
     m = material(seed)
@@ -221,7 +226,7 @@ def main() -> None:
         prepare_inputs(experiment(seed), CACHE)
         prepare_inputs(experiment(seed, full=True), CACHE)
     measures: list[Callable[[int], object]] = [
-        real_only, full_data, unadapted, adapted, oracle_pools, random_pools, window_overlap,
+        real_only, full_data, unadapted, adapted, adapted_bf16, oracle_pools, random_pools, window_overlap,
     ]  # fmt: skip
     configurations = random_configurations(options.configurations)
     with ProcessPoolExecutor(options.processes) as pool:
@@ -229,9 +234,10 @@ def main() -> None:
         spread = [[pool.submit(adapted, 0, c, r) for r in range(options.repeats)] for c in configurations]
         found = {name: [job.result() for job in group] for name, group in jobs.items()}
         scores = np.array([[job.result() for job in group] for group in spread])
-    for name in ("real_only", "full_data", "unadapted", "adapted", "oracle_pools", "random_pools"):
+    for name in ("real_only", "full_data", "unadapted", "adapted", "adapted_bf16", "oracle_pools", "random_pools"):
         print(f"{name:<14} {level(found[name])}   {[round(v, 3) for v in found[name]]}")
     print(f"adaptation - none        {difference(found['adapted'], found['unadapted'])}")
+    print(f"bf16 - fp32              {difference(found['adapted_bf16'], found['adapted'])}")
     print(f"oracle - random pools    {difference(found['oracle_pools'], found['random_pools'])}")
     mined, blind = zip(*found["window_overlap"], strict=True)
     print(
