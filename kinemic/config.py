@@ -322,8 +322,8 @@ def load_experiment(path: Path, settings: Sequence[str] = ()) -> ExperimentConfi
     data = override(load_yaml(path), settings)
     known = set(ExperimentConfig.model_fields)
     for key in data.keys() - known:
-        if difflib.get_close_matches(key, known, n=1, cutoff=0.8):
-            raise ConfigError(f"{path}: unknown key {key!r}{_nearest(key, sorted(known))}")
+        if difflib.get_close_matches(str(key), known, n=1, cutoff=0.8):
+            raise ConfigError(f"{path}: unknown key {key!r}{_nearest(str(key), sorted(known))}")
     return parse(ExperimentConfig, {key: value for key, value in data.items() if key in known}, str(path))
 
 

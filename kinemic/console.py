@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
@@ -36,3 +37,9 @@ def progress_bars() -> Iterator[ProgressCallback]:
             bars.update(tasks[report.stage], completed=report.done, total=report.total, values=values)
 
         yield show
+
+
+def show_warnings(warnings: Iterable[str]) -> None:
+    """Print each distinct warning on a line of its own."""
+    for warning in dict.fromkeys(warnings):
+        console.print(f"[yellow]{escape(warning)}[/]")

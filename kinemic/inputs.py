@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kinemic import text_tfidf
 from kinemic.clips import ClipSet
-from kinemic.config import ExperimentConfig, PretrainConfig, PriorConfig, SplitConfig, TextConfig
+from kinemic.config import DataConfig, ExperimentConfig, PretrainConfig, PriorConfig, SplitConfig, TextConfig
 from kinemic.data.corpus import Corpus
 from kinemic.data.prepare import prepare
 from kinemic.data.splits import choose, load_trial_data, make_trial_data
@@ -28,15 +29,21 @@ def prepare_inputs(
     Raises ConfigError, DataError or CheckpointError before any trial starts.
     """
     source = prepare(experiment.data.source, root / "corpora", progress, role="source")
-    target = prepare(experiment.data.target, root / "corpora", progress, role="target")
-    trial_data = root / "trial-data" / _split_key(target, experiment.data.split)
-    if not trial_data.exists():
-        make_trial_data(target, experiment.data.split, trial_data)
-    load_trial_data(trial_data)
+    trial_data = prepare_trial_data(experiment.data, root, progress)
     encoder, encoder_folder = prepare_encoder(experiment.text, source, root, device)
     check_captions(encoder, source, Corpus.open(trial_data))
     prior = prepare_prior(experiment.prior, source, encoder, root, device, progress)
     return TrialInputs(source.path, trial_data, prior, encoder_folder, root / "captions")
+
+
+def prepare_trial_data(data: DataConfig, root: Path, progress: ProgressCallback = silent) -> Path:
+    """Return the folder of an experiment's few shots and dev clips, below ``root``; made where it isn't there."""
+    target = prepare(data.target, root / "corpora", progress, role="target")
+    path = root / "trial-data" / _split_key(target, data.split)
+    if not path.exists():
+        make_trial_data(target, data.split, path)
+    load_trial_data(path)
+    return path
 
 
 def prepare_prior(
@@ -78,7 +85,8 @@ def check_captions(encoder: TextEncoder, source: Corpus, target: Corpus) -> None
 
 def prepare_encoder(config: TextConfig, source: Corpus, root: Path, device: str) -> tuple[TextEncoder, Path]:
     """Return the text encoder with its disk cache, and its folder; it is fitted where it needs fitting."""
-    fitted_on = source.content_hash if config.encoder == "tfidf" else ""  # CLIP does not depend on the corpus
+    # CLIP does not depend on the corpus.
+    fitted_on = f"{source.content_hash}-{text_tfidf.VERSION}" if config.encoder == "tfidf" else ""
     folder = root / "encoders" / _key(fitted_on, config.model_dump(mode="json"))
     if not folder.exists():
         captions = [c for captions in source.captions for c in captions]

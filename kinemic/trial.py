@@ -6,16 +6,18 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from kinemic import checkpoint
 from kinemic.adapt import Adaptation
 from kinemic.artifacts import write_artifacts
 from kinemic.bundle import FILE_NAME, GeneratorBundle
 from kinemic.classify import JudgeReport, judge, limit_generated
 from kinemic.clips import ClipSet
-from kinemic.config import MiningConfig, TrialConfig, TrialSeeds
+from kinemic.config import JudgeConfig, MiningConfig, TrialConfig, TrialSeeds
 from kinemic.data.corpus import Corpus
 from kinemic.data.splits import TrialData, load_trial_data
 from kinemic.device import peak_memory_mb
@@ -27,6 +29,7 @@ from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.report import RungReport, TrialInputs
 from kinemic.synthesis import Synthetic
 from kinemic.text import CachedEncoder, TextEncoder, load_encoder
+from kinemic.workdir import check, claim
 
 MAX_FRAMES = 196  # longer clips are cropped, as in HumanML3D
 
@@ -96,13 +99,21 @@ def run_trial(
     """Yield one report per rung; rungs that ``workdir`` already holds are yielded first and not run again.
 
     With ``synthesis.clips_per_class`` 0 the trial is the judge on real clips alone, as one report. A trial that stopped
-    anywhere continues from its last whole rung with the same numbers. Raises DivergedError, DataError, CheckpointError.
+    anywhere continues from its last whole rung with the same numbers. Raises DivergedError, DataError, CheckpointError,
+    and ConfigError for a ``workdir`` of another trial: other settings, seeds or inputs.
     """
+    mark = {
+        "trial": config.model_dump(mode="json"),
+        "seeds": seeds.model_dump(mode="json"),
+        "inputs": inputs_identity(inputs),
+    }
+    check(workdir, mark)
     stored = stored_reports(workdir, config)
     yield from stored
     if stored and stored[-1].steps == stored[-1].total_steps:
         return
     material = Material.open(inputs, device)
+    claim(workdir, mark)
     if config.synthesis.clips_per_class == 0:
         yield _real_only(material, config, seeds, workdir, device, progress)
         return
@@ -117,6 +128,18 @@ def run_trial(
     for steps in config.adapt.rungs[len(stored) :]:
         yield _run_rung(material, mined, adaptation, steps, config, seeds, workdir, clock, progress)
         clock = Clock()
+
+
+def inputs_identity(inputs: TrialInputs) -> dict[str, Any]:
+    """Return what the inputs that are there hold, wherever they lie: content hashes of clips, how the prior was made.
+
+    A prior made again by the same recipe is the same here; ``Adaptation.restore`` checks its weights.
+    """
+    corpora = {"source": inputs.source, "trial_data": inputs.trial_data}
+    found: dict[str, Any] = {name: Corpus.open(path).content_hash for name, path in corpora.items() if path.is_dir()}
+    if inputs.prior.is_file():
+        found["prior"] = {k: v for k, v in checkpoint.read_meta(inputs.prior).items() if k != "version"}
+    return found
 
 
 def stored_reports(workdir: Path, config: TrialConfig) -> list[RungReport]:
@@ -157,21 +180,32 @@ def score(
     device: str,
     progress: ProgressCallback = silent,
 ) -> list[JudgeReport]:
+    """Train the judge on real + generated clips once per seed and score it on dev; see ``score_on``."""
+    return score_on(material.data, synthetic, config.judge, judge_seeds, device, progress)
+
+
+def score_on(
+    data: TrialData,
+    synthetic: Synthetic | None,
+    config: JudgeConfig,
+    judge_seeds: Sequence[int],
+    device: str,
+    progress: ProgressCallback = silent,
+) -> list[JudgeReport]:
     """Train the judge on real + generated clips once per seed and score it on dev; real clips always stay in."""
-    corpus, train, dev = material.data.corpus, material.data.train, material.data.dev
+    corpus, train, dev = data.corpus, data.train, data.dev
     joints = [corpus.joints(i) for i in train]
     labels = corpus.labels[train]
     if synthetic is not None:
-        taken, _ = limit_generated(synthetic.labels, config.judge.profile)
+        taken, _ = limit_generated(synthetic.labels, config.profile)
         joints += [features_to_joints(synthetic.features[i]) for i in taken]
         labels = np.concatenate([labels, synthetic.labels[taken]])
     dev_joints = [corpus.joints(i) for i in dev]
     reports = []
     for n, seed in enumerate(judge_seeds):
         progress(Progress("classify", n, len(judge_seeds)))
-        reports.append(
-            judge(joints, labels, dev_joints, corpus.labels[dev], len(corpus.classes), config.judge, seed, device)
-        )
+        reports.append(judge(joints, labels, dev_joints, corpus.labels[dev], len(corpus.classes), config, seed, device))
+    progress(Progress("classify", len(judge_seeds), len(judge_seeds)))
     return reports
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -137,7 +138,8 @@ def run_contenders(
 ) -> ContenderTable:
     """Run every contender on every repetition's fresh seeds as parallel Ray tasks; what is on disk is not run again.
 
-    ``folder`` gets one folder a run, ``KEY-REPETITION``. A run that fails leaves its row with fewer repetitions.
+    ``folder`` gets one folder a run, ``KEY-REPETITION-HASH``: a search that goes on may find another best trial. A run
+    that fails leaves its row with fewer repetitions.
     """
     repetitions = config.contenders.seeds
     configs = {c.key: c.config for c in found}
@@ -150,7 +152,7 @@ def run_contenders(
     changed(0, len(jobs))
     while len(done) < len(jobs):
         for key, k in jobs[len(done) + len(running) :][: share.max_concurrent - len(running)]:
-            run = task.remote(shared, configs[key], fresh_seeds(config, k), folder / f"{key}-{k}")
+            run = task.remote(shared, configs[key], fresh_seeds(config, k), _workdir(folder, key, k, configs[key]))
             running[run] = (key, k)
         for ref in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
             done[running.pop(ref)] = _result(ref)
@@ -169,6 +171,11 @@ def store(table: ContenderTable, path: Path) -> None:
 def load(path: Path) -> ContenderTable | None:
     """Read a search's table, None where there is none yet."""
     return ContenderTable.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _workdir(folder: Path, key: str, repetition: int, config: TrialConfig) -> Path:
+    digest = hashlib.blake2b(config.model_dump_json().encode(), digest_size=4).hexdigest()
+    return folder / f"{key}-{repetition}-{digest}"
 
 
 def _run_one(work: Work, config: TrialConfig, seeds: TrialSeeds, workdir: Path) -> RungReport | Failure:

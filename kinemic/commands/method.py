@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 from rich.table import Table
 
-from kinemic.commands.options import experiment_options
+from kinemic.commands.options import experiment_options, interruptible, need_writable
 from kinemic.config import ExperimentConfig, load_experiment
-from kinemic.console import console, progress_bars
+from kinemic.console import console, progress_bars, show_warnings
 from kinemic.errors import DataError
 from kinemic.report import RungReport, TrialInputs, mean, standard_error
 
@@ -28,11 +28,13 @@ def trial(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
     """
     from kinemic.trial import run_trial
 
-    with progress_bars() as progress:
-        experiment, inputs, device = _prepared(file, settings, runs, device, progress)
+    with interruptible("finished rungs are kept"), progress_bars() as progress:
+        experiment, inputs, device = _prepared(file, settings, runs, device, out, progress)
         reports = list(run_trial(inputs, experiment.trial, experiment.seeds, out, device, progress))
     console.print(_rung_table(reports))
-    console.print(f"generator and pictures: {out}")
+    show_warnings(warning for report in reports for warning in report.warnings)
+    if experiment.trial.synthesis.clips_per_class:
+        console.print(f"generator and pictures: {out}")
 
 
 @click.command()
@@ -44,12 +46,13 @@ def adapt(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
     from kinemic.trial import Material, generator_bundle, mine_pools, start_adaptation
 
     with progress_bars() as progress:
-        experiment, inputs, device = _prepared(file, settings, runs, device, progress)
+        experiment, inputs, device = _prepared(file, settings, runs, device, out, progress)
         material = Material.open(inputs, device)
         mined = mine_pools(material, experiment.trial.mining) if experiment.trial.loss.mines else None
         adaptation = start_adaptation(material, mined, experiment.trial, experiment.seeds, device)
         losses = adaptation.run(experiment.trial.adapt.rungs[-1], progress)
         generator_bundle(material, adaptation, experiment.trial, experiment.seeds).save(out / FILE_NAME)
+    show_warnings(mined.warnings if mined else ())
     console.print("mean losses: " + "  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
     console.print(f"wrote {out / FILE_NAME}")
 
@@ -92,7 +95,8 @@ def generate(
     from kinemic.render import gif
 
     bundle = GeneratorBundle.load(model)
-    wanted = [bundle.class_index(a) for a in actions] or None
+    wanted = [bundle.class_index(a) for a in dict.fromkeys(actions)] or None
+    need_writable(out)
     changes = {"guidance": guidance, "sampling_steps": sampling_steps}
     synthesis = bundle.trial.synthesis.model_copy(update={k: v for k, v in changes.items() if v is not None})
     with progress_bars() as progress:
@@ -103,6 +107,7 @@ def generate(
     write_joints(out, joints, labels, captions)
     first = dict(reversed(list(zip(labels, joints, strict=True))))
     gif(out / "clips.gif", [list(first.values())], [list(first)])
+    show_warnings(made.warnings)
     console.print(f"wrote {len(joints)} clips to {out}")
 
 
@@ -113,30 +118,38 @@ def generate(
 )
 def classify(file: Path, settings: tuple[str, ...], runs: Path, device: str | None, synthetic: Path | None) -> None:
     """Train the judge of FILE on its few shots (and generated clips) and score it on dev, once per judge seed."""
-    from kinemic.trial import Material, score
+    from kinemic.classify import limit_generated
+    from kinemic.data.splits import load_trial_data
+    from kinemic.device import resolve_device
+    from kinemic.inputs import prepare_trial_data
+    from kinemic.trial import score_on
 
+    experiment, device = load_experiment(file, settings), resolve_device(device)
+    judge = experiment.trial.judge
     with progress_bars() as progress:
-        experiment, inputs, device = _prepared(file, settings, runs, device, progress)
-        material = Material.open(inputs, device)
-        made = _read_synthetic(synthetic, material.data.corpus.classes) if synthetic else None
-        verdicts = score(material, made, experiment.trial, experiment.seeds.judge, device, progress)
+        data = load_trial_data(prepare_trial_data(experiment.data, runs / "cache", progress))
+        made = _read_synthetic(synthetic, data.corpus.classes) if synthetic else None
+        verdicts = score_on(data, made, judge, experiment.seeds.judge, device, progress)
     accuracies = [v.accuracy for v in verdicts]
-    table = Table("class", "dev accuracy", title=f"judge {experiment.trial.judge.profile}, {len(verdicts)} seeds")
-    for c, name in enumerate(material.data.corpus.classes):
+    table = Table("class", "dev accuracy", title=f"judge {judge.profile}, {len(verdicts)} seeds")
+    for c, name in enumerate(data.corpus.classes):
         table.add_row(name, f"{mean([float(v.per_class[c]) for v in verdicts]):.3f}")
     table.add_section()
     table.add_row("all", f"{mean(accuracies):.3f} ± {standard_error(accuracies):.3f} (standard error)")
     console.print(table)
+    _, cut = limit_generated(made.labels, judge.profile) if made else (None, None)
+    show_warnings((cut,) if cut else ())
 
 
 def _prepared(
-    file: Path, settings: tuple[str, ...], runs: Path, device: str | None, progress: ProgressCallback
+    file: Path, settings: tuple[str, ...], runs: Path, device: str | None, out: Path, progress: ProgressCallback
 ) -> tuple[ExperimentConfig, TrialInputs, str]:
     from kinemic.device import resolve_device
     from kinemic.inputs import prepare_inputs
 
     experiment = load_experiment(file, settings)
     device = resolve_device(device)
+    need_writable(out)
     return experiment, prepare_inputs(experiment, runs / "cache", device, progress), device
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from kinemic.commands.options import experiment_options
 from kinemic.config import load_experiment
-from kinemic.console import console, progress_bars
+from kinemic.console import console, progress_bars, show_warnings
 
 
 @click.command()
@@ -48,8 +48,7 @@ def mine(
         for caption, similarity, clips in best_captions(result, source, label, prompts[label], show):
             table.add_row(f"{similarity:.3f}", str(clips), caption)
         console.print(table)
-    for warning in result.warnings:
-        console.print(f"[yellow]{warning}[/]")
+    show_warnings(result.warnings)
 
 
 def _pools(rows: list[dict[str, object]]) -> Table:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from kinemic.errors import ConfigError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -30,3 +34,22 @@ def experiment_options(command: Command) -> Command:
     ):
         command = decorator(command)
     return command
+
+
+def need_writable(folder: Path) -> None:
+    """Make a folder, before hours of work go into it. Raises ConfigError where it can't be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: cannot be written to ({error.strerror}); give another folder") from error
+
+
+@contextmanager
+def interruptible(kept: str) -> Iterator[None]:
+    """Say, where Ctrl-C stops the block, what is ``kept`` and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"stopped; {kept}, the same command goes on from there") from stop

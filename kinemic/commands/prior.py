@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from kinemic.commands.options import experiment_options
+from kinemic.commands.options import experiment_options, interruptible, need_writable
 from kinemic.config import load_experiment
 from kinemic.console import console, progress_bars
 from kinemic.errors import ConfigError
@@ -30,7 +30,8 @@ def pretrain(file: Path, settings: tuple[str, ...], runs: Path, device: str | No
     if experiment.prior.pretrain is None:
         raise ConfigError(f"{file}: prior.path names a finished prior; give prior.pretrain, a recipe, to train one")
     device = resolve_device(device)
-    with progress_bars() as progress:
+    need_writable(out.parent)
+    with interruptible("the last checkpoint is kept"), progress_bars() as progress:
         source = prepare(experiment.data.source, runs / "cache" / "corpora", progress, role="source")
         encoder, _ = prepare_encoder(experiment.text, source, runs / "cache", device)
         path = prepare_prior(experiment.prior, source, encoder, runs / "cache", device, progress)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinemic.config import IdList, SplitConfig
-from kinemic.data.corpus import Clip, Corpus, Part, Role
+from kinemic.data.corpus import Clip, Corpus, Part, Role, is_corpus
 from kinemic.data.raw import read_ids
 from kinemic.errors import DataError, FirewallError
 from kinemic.motion import Statistics, compute_statistics
@@ -208,6 +208,8 @@ def _write_part(
 ) -> Corpus:
     old = [target.classes.index(name) for name in classes]
     label_of = {label: new for new, label in enumerate(old)}
+    if is_corpus(path) and Corpus.open(path).role != role:
+        raise DataError(f"{path}: holds another corpus, of role {Corpus.open(path).role}; give another place")
 
     def clips() -> Iterator[Clip]:
         for part, indices in parts:

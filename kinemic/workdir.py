@@ -1,0 +1,53 @@
+"""Whose folder a trial's folder is: what lies in it is replayed, so it must come from the same trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kinemic.errors import ConfigError, DataError
+from kinemic.files import write_text
+
+FILE = "trial.json"
+
+
+def check(workdir: Path, trial: Mapping[str, Any]) -> None:
+    """Raise ConfigError, naming the first value that differs, where a folder is marked as another trial's.
+
+    ``trial`` holds JSON values by name; names that either side lacks are not compared. Raises DataError for a mark that
+    can't be read.
+    """
+    there = _read(workdir / FILE)
+    for name in there.keys() & trial.keys():
+        difference = _difference(there[name], trial[name], name)
+        if difference:
+            raise ConfigError(f"{workdir}: holds another trial ({difference}); give another folder")
+
+
+def claim(workdir: Path, trial: Mapping[str, Any]) -> None:
+    """Mark a folder as that of ``trial``, after ``check``."""
+    check(workdir, trial)
+    if not (workdir / FILE).exists():
+        write_text(workdir / FILE, json.dumps(dict(trial), indent=1))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        trial = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: can't be read ({error}); give another folder") from error
+    if not isinstance(trial, dict):
+        raise DataError(f"{file}: expected a mapping, got {type(trial).__name__}; give another folder")
+    return trial
+
+
+def _difference(there: Any, wanted: Any, path: str) -> str | None:
+    """The first place, by name, where two JSON values differ."""
+    if isinstance(there, dict) and isinstance(wanted, dict):
+        parts = (_difference(there[k], wanted[k], f"{path}.{k}") for k in sorted(there.keys() & wanted.keys()))
+        return next((part for part in parts if part), None)
+    return None if there == wanted else f"{path} is {there!r} there, {wanted!r} here"
