@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from kinemic import __version__, checkpoint
 from kinemic.config import ModelConfig, SynthesisConfig, TrialConfig, TrialSeeds
-from kinemic.errors import ConfigError
+from kinemic.errors import CheckpointError, ConfigError, DataError
 from kinemic.models.mdm import MDM
 from kinemic.motion import Statistics
 from kinemic.progress import ProgressCallback, silent
@@ -67,6 +68,14 @@ class GeneratorBundle:
         path = path / FILE_NAME if path.is_dir() else path
         tensors, meta = checkpoint.load(path)
         checkpoint.require(meta, {"kind": KIND}, path)
+        try:
+            return cls._read(tensors, meta)
+        except (KeyError, TypeError, ValueError, RuntimeError, DataError) as error:  # RuntimeError: load_state_dict
+            why = " ".join(str(error).split())[:120]
+            raise CheckpointError(f"{path}: not a whole generator ({why}); export it again") from error
+
+    @classmethod
+    def _read(cls, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> GeneratorBundle:
         config = ModelConfig(**meta["model"])
         classes = tuple(meta["classes"])
         model = MDM(config, actions=len(classes))

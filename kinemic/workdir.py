@@ -14,11 +14,13 @@ FILE = "trial.json"
 
 
 def check(workdir: Path, trial: Mapping[str, Any]) -> None:
-    """Raise ConfigError, naming the first value that differs, where a folder is marked as another trial's.
+    """Raise ConfigError, naming the first value that differs, where a folder holds scored rungs of another trial.
 
     ``trial`` holds JSON values by name; names that either side lacks are not compared. Raises DataError for a mark that
     can't be read.
     """
+    if not any(workdir.glob("rung-*/report.json")):
+        return  # it failed before there was anything to replay
     there = _read(workdir / FILE)
     for name in there.keys() & trial.keys():
         difference = _difference(there[name], trial[name], name)
@@ -29,8 +31,7 @@ def check(workdir: Path, trial: Mapping[str, Any]) -> None:
 def claim(workdir: Path, trial: Mapping[str, Any]) -> None:
     """Mark a folder as that of ``trial``, after ``check``."""
     check(workdir, trial)
-    if not (workdir / FILE).exists():
-        write_text(workdir / FILE, json.dumps(dict(trial), indent=1))
+    write_text(workdir / FILE, json.dumps(dict(trial), indent=1))
 
 
 def _read(file: Path) -> dict[str, Any]:

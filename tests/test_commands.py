@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +109,12 @@ def test_a_folder_of_another_trial_is_not_replayed(
     assert where in line
 
 
+def test_a_folder_of_a_trial_that_failed_at_once_is_free(place: Path, tmp_path: Path) -> None:
+    nothing = "trial.loss={rec: 0, contrastive: 0, window_rec: 0}"
+    assert experiment("trial", place, "--out", tmp_path, "--set", nothing) == 2
+    assert experiment("trial", place, "--out", tmp_path) == 0
+
+
 def test_a_trial_that_is_stopped_says_how_to_go_on(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +162,33 @@ def test_generated_clips_of_a_class_that_is_not_there_are_refused(
     assert run("generate", "--model", bundle, "-n", 1, "--out", tmp_path, "--device", "cpu") == 0
     assert experiment("classify", place, "--synthetic", tmp_path, "--set", "data.split.classes=[wave, squat]") == 2
     assert "class 'kick' is not in this experiment" in error(capsys)
+
+
+@pytest.mark.parametrize("odd", [{"label": 3}, {"set": ["clips"]}, {"subject": 7}])
+def test_an_odd_line_of_joint_files_is_named(
+    odd: dict[str, Any], bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("generate", "--model", bundle, "-n", 1, "--out", tmp_path, "--device", "cpu") == 0
+    lines = (tmp_path / "clips.jsonl").read_text().splitlines()
+    (tmp_path / "clips.jsonl").write_text("\n".join([json.dumps(json.loads(lines[0]) | odd), *lines[1:]]))
+    assert run("data", "prepare", tmp_path, "--out", tmp_path / "packed") == 2
+    assert "clips.jsonl, line 1" in error(capsys)
+
+
+@pytest.mark.parametrize("change", ["tensor", "setting", "shape"])
+def test_a_bundle_that_is_not_whole_is_refused(
+    change: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors, meta = checkpoint.load(bundle / "generator.safetensors")
+    if change == "tensor":
+        del tensors["text.1"]
+    elif change == "setting":
+        meta["trial"]["no_such"] = 1
+    else:
+        meta["model"]["width"] = 8
+    checkpoint.save(tmp_path / "b.safetensors", tensors, meta)
+    assert run("generate", "--model", tmp_path / "b.safetensors", "--out", tmp_path / "g", "--device", "cpu") == 2
+    assert "not a whole generator" in error(capsys)
 
 
 def test_mining_shows_captions(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,24 +53,28 @@ def open_joints(reader: JointsReader, role: Role = "target") -> Raw:
 
 
 def read_rows(path: Path) -> dict[str, Row]:
-    """Return the lines of a clips.jsonl by clip id. Raises DataError for a line without id or with odd captions."""
+    """Return the lines of a clips.jsonl by clip id. Raises DataError for a line without id, or with odd values."""
     rows: dict[str, Row] = {}
     for number, line in enumerate(read_lines(path, "one JSON line a clip"), 1):
         try:
             row = json.loads(line)
             name, captions = row["id"], row.setdefault("captions", [])
             good = isinstance(name, str) and isinstance(captions, list) and all(isinstance(c, str) for c in captions)
+            good = good and all(isinstance(row.get(key, ""), str | None) for key in ("set", "label", "subject"))
         except (ValueError, KeyError, TypeError, AttributeError):
             good = False
         if not good:
-            raise DataError(f"{path}, line {number}: expected a JSON object with id and captions, got {line[:60]!r}")
+            raise DataError(
+                f"{path}, line {number}: expected a JSON object with id and captions (set, label, subject: text or "
+                f"null), got {line[:60]!r}"
+            )
         rows[name] = row
     return rows
 
 
 def _chosen(reader: JointsReader, rows: dict[str, Row]) -> dict[str, Row]:
     sets = {Path(file).stem for file in reader.files}
-    here = {name: row for name, row in rows.items() if row.get("set", Path(reader.files[0]).stem) in sets}
+    here = {name: row for name, row in rows.items() if (row.get("set") or Path(reader.files[0]).stem) in sets}
     if reader.ids is not None:
         listed = dict.fromkeys(read_ids(reader.ids))
         unknown = [name for name in listed if name not in here]
