@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
     from kinemic.clips import ClipSet
 
+# Small tensors gain nothing from threads, and threads that spin for a core that others hold make seconds of minutes.
+# Read when torch is first imported, and inherited by every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
