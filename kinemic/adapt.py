@@ -1,7 +1,8 @@
 """Fine-tuning of the two streams on few-shot clips (METHOD section 4): data drawing, steps, exact continuation.
 
 Every random number of step n is drawn from a seed that (seed, n) name, so that a restored run needs no random states
-and that runs with other loss weights see the same clips, timesteps and noise.
+and that runs with other loss weights see the same clips and timesteps; the noise too where both mine or neither does,
+as its shape follows the longest clip.
 Shapes: B batch, T frames, F features, C classes.
 """
 

@@ -21,6 +21,12 @@ def resolve_device(name: str | None = None) -> str:
     return name
 
 
+def reset_peak_memory(device: str) -> None:
+    """Start the peak of a CUDA device anew, so that a trial does not report an earlier one's; a process' can't be."""
+    if device.startswith("cuda") and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory_mb(device: str) -> float:
     """Return the peak memory in MB: of the CUDA device since the last reset, else of this process."""
     if device.startswith("cuda"):

@@ -6,12 +6,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from kinemic import checkpoint
 from kinemic.adapt import Adaptation
 from kinemic.artifacts import write_artifacts
 from kinemic.bundle import FILE_NAME, GeneratorBundle
@@ -20,7 +18,7 @@ from kinemic.clips import ClipSet
 from kinemic.config import JudgeConfig, MiningConfig, TrialConfig, TrialSeeds
 from kinemic.data.corpus import Corpus
 from kinemic.data.splits import TrialData, load_trial_data
-from kinemic.device import peak_memory_mb
+from kinemic.device import peak_memory_mb, reset_peak_memory
 from kinemic.files import write_text
 from kinemic.mining import MiningResult, mine_corpus
 from kinemic.motion import features_to_joints
@@ -29,7 +27,7 @@ from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.report import RungReport, TrialInputs
 from kinemic.synthesis import Synthetic
 from kinemic.text import CachedEncoder, TextEncoder, load_encoder
-from kinemic.workdir import check, claim
+from kinemic.workdir import check, claim, identity
 
 MAX_FRAMES = 196  # longer clips are cropped, as in HumanML3D
 
@@ -102,16 +100,13 @@ def run_trial(
     anywhere continues from its last whole rung with the same numbers. Raises DivergedError, DataError, CheckpointError,
     and ConfigError for a ``workdir`` of another trial: other settings, seeds or inputs.
     """
-    mark = {
-        "trial": config.model_dump(mode="json"),
-        "seeds": seeds.model_dump(mode="json"),
-        "inputs": inputs_identity(inputs),
-    }
+    mark = identity(inputs, config, seeds)
     check(workdir, mark)
     stored = stored_reports(workdir, config)
     yield from stored
     if stored and stored[-1].steps == stored[-1].total_steps:
         return
+    reset_peak_memory(device)
     material = Material.open(inputs, device)
     claim(workdir, mark)
     if config.synthesis.clips_per_class == 0:
@@ -128,18 +123,6 @@ def run_trial(
     for steps in config.adapt.rungs[len(stored) :]:
         yield _run_rung(material, mined, adaptation, steps, config, seeds, workdir, clock, progress)
         clock = Clock()
-
-
-def inputs_identity(inputs: TrialInputs) -> dict[str, Any]:
-    """Return what the inputs that are there hold, wherever they lie: content hashes of clips, how the prior was made.
-
-    A prior made again by the same recipe is the same here; ``Adaptation.restore`` checks its weights.
-    """
-    corpora = {"source": inputs.source, "trial_data": inputs.trial_data}
-    found: dict[str, Any] = {name: Corpus.open(path).content_hash for name, path in corpora.items() if path.is_dir()}
-    if inputs.prior.is_file():
-        found["prior"] = {k: v for k, v in checkpoint.read_meta(inputs.prior).items() if k != "version"}
-    return found
 
 
 def stored_reports(workdir: Path, config: TrialConfig) -> list[RungReport]:

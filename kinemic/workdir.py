@@ -7,10 +7,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kinemic import checkpoint
+from kinemic.config import TrialConfig, TrialSeeds
+from kinemic.data.corpus import Corpus
 from kinemic.errors import ConfigError, DataError
 from kinemic.files import write_text
+from kinemic.report import TrialInputs
 
 FILE = "trial.json"
+
+
+def identity(inputs: TrialInputs, config: TrialConfig, seeds: TrialSeeds) -> dict[str, Any]:
+    """Return what a trial's numbers depend on: settings, seeds, and what those of its inputs that are there hold.
+
+    Clips go by their content, wherever they lie. A prior goes by how it was made, so one made again by the same recipe
+    is the same here; ``Adaptation.restore`` checks its weights.
+    """
+    corpora = {"source": inputs.source, "trial_data": inputs.trial_data}
+    found: dict[str, Any] = {name: Corpus.open(path).content_hash for name, path in corpora.items() if path.is_dir()}
+    if inputs.prior.is_file():
+        found["prior"] = {key: value for key, value in checkpoint.read_meta(inputs.prior).items() if key != "version"}
+    return {"trial": config.model_dump(mode="json"), "seeds": seeds.model_dump(mode="json"), "inputs": found}
 
 
 def check(workdir: Path, trial: Mapping[str, Any]) -> None:

@@ -16,9 +16,13 @@ import yaml
 
 from kinemic import checkpoint, classify, cli
 from kinemic.bundle import GeneratorBundle
+from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.corpus import Corpus
 from kinemic.data.splits import load_trial_data
+from kinemic.errors import DataError
 from kinemic.prior import load_prior
+from kinemic.report import TrialInputs
+from kinemic.trial import run_trial
 from tests.toy import TOY
 
 
@@ -265,3 +269,15 @@ def test_a_text_encoder_of_older_code_is_not_used_again(place: Path, monkeypatch
     monkeypatch.setattr("kinemic.text_tfidf.VERSION", -1)
     assert experiment("mine", place, "--show", 1) == 0
     assert len(list(encoders.iterdir())) == before + 1
+
+
+def test_a_gpus_peak_memory_starts_anew_with_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    reset: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    nowhere = Path("nowhere")
+    for device in ("cpu", "cuda:1"):
+        trial = run_trial(TrialInputs(*[nowhere] * 5), TrialConfig(), TrialSeeds(), nowhere, device)
+        with pytest.raises(DataError, match="nowhere"):
+            next(iter(trial))
+    assert reset == ["cuda:1"]
