@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from kinemic.files import replacing, write_text
 from kinemic.mining import pool_table
 from kinemic.motion import features_to_joints
-from kinemic.render import gif
+from kinemic.render import gif, in_place
 from kinemic.synthesis import Synthetic, synthesise
 
 if TYPE_CHECKING:
@@ -73,7 +73,11 @@ def clips_gif(path: Path, material: Material, bundle: GeneratorBundle, synthetic
         "prior": [features_to_joints(f) for f in prior.features],
         "adapted": [features_to_joints(synthetic.features[i]) for i in first],
     }
-    gif(path, list(rows.values()), [[f"{row}: {corpus.classes[c]}" for c in classes] for row in rows])
+    gif(
+        path,
+        [[in_place(clip) for clip in row] for row in rows.values()],
+        [[f"{row}: {corpus.classes[c]}" for c in classes] for row in rows],
+    )
 
 
 def confusion_figure(confusion_CC: np.ndarray, classes: tuple[str, ...]) -> Figure:

@@ -50,6 +50,12 @@ class _Cell:
         return points[_BONES[order]], [_COLOURS[i] for i in order], points[15]
 
 
+def in_place(joints: Floats) -> Floats:
+    """Return joints (T, 22, 3) with the camera following the pelvis over the floor, so that a walk stays in its cell."""
+    followed: Floats = joints - joints[:, :1] * np.array([1.0, 0.0, 1.0], dtype=joints.dtype)
+    return followed
+
+
 def strip_png(path: Path, clips: Sequence[Floats], titles: Sequence[str] = (), frames: int = 8) -> None:
     """Write a PNG with one row a clip and ``frames`` evenly spaced moments in each.
 

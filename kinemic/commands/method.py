@@ -92,7 +92,7 @@ def generate(
     from kinemic.data.joints import write_joints
     from kinemic.device import resolve_device
     from kinemic.motion import features_to_joints
-    from kinemic.render import gif
+    from kinemic.render import gif, in_place
 
     bundle = GeneratorBundle.load(model)
     wanted = [bundle.class_index(a) for a in dict.fromkeys(actions)] or None
@@ -106,7 +106,7 @@ def generate(
     captions = [bundle.captions[c] for c in made.labels]
     write_joints(out, joints, labels, captions)
     first = dict(reversed(list(zip(labels, joints, strict=True))))
-    gif(out / "clips.gif", [list(first.values())], [list(first)])
+    gif(out / "clips.gif", [[in_place(clip) for clip in first.values()]], [list(first)])
     show_warnings(made.warnings)
     console.print(f"wrote {len(joints)} clips to {out}")
 
