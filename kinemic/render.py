@@ -51,7 +51,7 @@ class _Cell:
 
 
 def in_place(joints: Floats) -> Floats:
-    """Return joints (T, 22, 3) with the camera following the pelvis over the floor, so that a walk stays in its cell."""
+    """Return joints (T, 22, 3) with the pelvis held over the origin, so that a walk stays in its cell."""
     followed: Floats = joints - joints[:, :1] * np.array([1.0, 0.0, 1.0], dtype=joints.dtype)
     return followed
 

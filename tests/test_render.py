@@ -89,7 +89,7 @@ def test_clips_that_are_not_finite_are_refused(clips, tmp_path):
 def test_a_followed_walk_stays_over_the_origin_and_keeps_its_height() -> None:
     rng = np.random.default_rng(0)
     walk = rng.standard_normal((9, 22, 3)).astype(np.float32) + np.arange(9, dtype=np.float32)[:, None, None]
-    followed = in_place(walk)
+    followed = render.in_place(walk)
     assert np.abs(followed[:, 0, [0, 2]]).max() == 0
     np.testing.assert_array_equal(followed[..., 1], walk[..., 1])
     np.testing.assert_allclose(followed[:, 5] - followed[:, 0], walk[:, 5] - walk[:, 0], rtol=1e-5, atol=1e-5)
