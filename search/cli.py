@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
+from kinemic.commands import options
 from kinemic.console import console, progress_bars
 
 if TYPE_CHECKING:
@@ -15,21 +15,11 @@ if TYPE_CHECKING:
 
     from search.config import SearchConfig
     from search.folder import SearchFolder
-    from search.runner import Outcome
+    from search.runner import Opened, Outcome
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def runs_option(command: Command) -> Command:
-    """Add ``--runs`` to a command."""
-    return click.option(
-        "--runs",
-        type=click.Path(path_type=Path),
-        default=Path("runs"),
-        show_default=True,
-        envvar="KINEMIC_RUNS",
-        help="Folder of all searches, of the cache of prepared inputs, and of the default tracking store.",
-    )(command)
+runs_option = options.runs_option(
+    "Folder of all searches, of the cache of prepared inputs, and of the default tracking store."
+)
 
 
 @click.group()
@@ -51,14 +41,11 @@ def run(file: Path, settings: tuple[str, ...], runs: Path, resume: bool) -> None
 
     config = load(file, settings)
     from search import runner
-    from search.live import LiveTable
 
     with progress_bars() as progress:
         begin = runner.start_or_reopen if resume else runner.start
         prepared = begin(config, runs, progress=progress)
-    with LiveTable(prepared.folder) as table:
-        outcome = runner.go_on(prepared, runs, watch=table)
-    _show_outcome(outcome)
+    _go_on(prepared, runs)
 
 
 @search.command()
@@ -67,13 +54,10 @@ def run(file: Path, settings: tuple[str, ...], runs: Path, resume: bool) -> None
 def resume(name: str, runs: Path) -> None:
     """Go on with the search NAME: finished trials stay, interrupted ones continue from their last rung."""
     from search import runner
-    from search.live import LiveTable
 
     with progress_bars() as progress:
         prepared = runner.reopen(name, runs, progress=progress)
-    with LiveTable(prepared.folder) as table:
-        outcome = runner.go_on(prepared, runs, watch=table)
-    _show_outcome(outcome)
+    _go_on(prepared, runs)
 
 
 @search.command()
@@ -161,6 +145,15 @@ def _open(name: str, runs: Path) -> tuple[SearchConfig, SearchFolder, optuna.Stu
     folder = find(runs, name)
     config = folder.config()
     return config, folder, open_study(config, folder.path, folder.state().study)
+
+
+def _go_on(prepared: Opened, runs: Path) -> None:
+    from search import runner
+    from search.live import LiveTable
+
+    with LiveTable(prepared.folder) as table:
+        outcome = runner.go_on(prepared, runs, watch=table)
+    _show_outcome(outcome)
 
 
 def _show_outcome(outcome: Outcome) -> None:

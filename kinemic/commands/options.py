@@ -15,20 +15,25 @@ from kinemic.errors import ConfigError
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def runs_option(help_text: str) -> Callable[[Command], Command]:
+    """Return what adds ``--runs`` to a command; ``help_text`` says what the command keeps there."""
+    return click.option(
+        "--runs",
+        type=click.Path(path_type=Path),
+        default=Path("runs"),
+        show_default=True,
+        envvar="KINEMIC_RUNS",
+        help=help_text,
+    )
+
+
 def experiment_options(command: Command) -> Command:
     """Add FILE, ``--set``, ``--runs`` and ``--device`` to a command."""
     for decorator in (
         click.option(
             "--device", default=None, help="Torch device, for example cpu or cuda:0.  [default: cuda:0 if there is one]"
         ),
-        click.option(
-            "--runs",
-            type=click.Path(path_type=Path),
-            default=Path("runs"),
-            show_default=True,
-            envvar="KINEMIC_RUNS",
-            help="Folder of results and of the cache of prepared inputs.",
-        ),
+        runs_option("Folder of results and of the cache of prepared inputs."),
         click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Override a setting of FILE."),
         click.argument("file", type=click.Path(path_type=Path)),
     ):
