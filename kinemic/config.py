@@ -163,6 +163,7 @@ class PretrainConfig(Frozen):
     learning_rate: float = Field(1e-4, gt=0)
     condition_dropout: float = Field(0.1, ge=0, le=1)
     max_frames: int = Field(196, ge=16, le=196)
+    crop: bool = True  # false leaves clips longer than max_frames out: a crop may not show all that its caption tells
     seed: int = 0
     checkpoint_every: int = Field(1000, ge=1)
     precision: Precision = "fp32"

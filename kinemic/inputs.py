@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kinemic import text_tfidf
 from kinemic.clips import ClipSet
 from kinemic.config import DataConfig, ExperimentConfig, PretrainConfig, PriorConfig, SplitConfig, TextConfig
 from kinemic.data.corpus import Corpus
 from kinemic.data.prepare import prepare
-from kinemic.data.splits import choose, load_trial_data, make_trial_data
+from kinemic.data.splits import SPLIT_VERSION, choose, load_trial_data, make_trial_data
 from kinemic.errors import DataError
 from kinemic.pretrain import pretrain
 from kinemic.prior import load_prior
@@ -59,7 +61,7 @@ def prepare_prior(
     path = root / "priors" / f"{key}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        pretrain(source_clips(source, encoder, recipe.max_frames), recipe, path, encoder.id, device, progress)
+        pretrain(source_clips(source, encoder, recipe), recipe, path, encoder.id, device, progress)
     return path
 
 
@@ -68,9 +70,15 @@ def fit_text_dim(recipe: PretrainConfig, encoder: TextEncoder) -> PretrainConfig
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"text_dim": encoder.dim})})
 
 
-def source_clips(source: Corpus, encoder: TextEncoder, max_frames: int) -> ClipSet:
-    """Return all clips of a source corpus, normalised by its statistics, with their caption embeddings."""
-    return ClipSet.build(source, range(len(source)), source.statistics, encoder, max_frames)
+def source_clips(source: Corpus, encoder: TextEncoder, recipe: PretrainConfig) -> ClipSet:
+    """Return the clips that a recipe trains on, normalised by the source's statistics, with their caption embeddings.
+
+    Raises DataError where the recipe leaves every clip out.
+    """
+    kept = np.flatnonzero(recipe.crop | (source.lengths <= recipe.max_frames))
+    if len(kept) == 0:
+        raise DataError(f"{source.path}: every clip is longer than max_frames {recipe.max_frames}; raise it, or crop")
+    return ClipSet.build(source, kept, source.statistics, encoder, recipe.max_frames)
 
 
 def check_captions(encoder: TextEncoder, source: Corpus, target: Corpus) -> None:
@@ -97,7 +105,7 @@ def prepare_encoder(config: TextConfig, source: Corpus, root: Path, device: str)
 def _split_key(target: Corpus, split: SplitConfig) -> str:
     """Name a split by its clips, so that an edited list of ids is another split."""
     chosen = choose(target, split)
-    return _key(target.content_hash, chosen.classes, chosen.train.tolist(), chosen.dev.tolist())
+    return _key(SPLIT_VERSION, target.content_hash, chosen.classes, chosen.train.tolist(), chosen.dev.tolist())
 
 
 def _key(*parts: Any) -> str:

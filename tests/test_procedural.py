@@ -56,6 +56,17 @@ def test_source_clips_have_the_promised_form(source):
             at = segment.end
 
 
+def test_stretches_told_alone_hold_their_action(source):
+    stretches = [(clip, stretch) for clip in source for stretch in clip.stretches]
+    assert 0.3 < len(stretches) / sum(len(clip.segments) for clip in source) < 0.7
+    for clip, stretch in stretches:
+        assert 0 <= stretch.start <= stretch.segment.start < stretch.segment.end <= stretch.end
+        assert stretch.end <= len(clip.joints_TJ3) - 1
+        assert stretch.end - stretch.start >= procedural.ALONE_FRAMES
+        assert stretch.segment in clip.segments
+        assert 1 <= len(stretch.captions) <= 3
+
+
 def test_target_clips_have_the_promised_form(target):
     classes = dict(procedural.target_classes())
     assert Counter(clip.action for clip in target) == dict.fromkeys(classes, 24)

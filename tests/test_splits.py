@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,14 @@ def test_chosen_classes_get_new_labels_and_keep_their_captions(target, tmp_path)
         ("bow", 0),
         ("wave", 1),
     }
+
+
+def test_class_captions_that_only_other_clips_carry_stay_out_of_a_trial(tmp_path):
+    clips = [replace(clip, captions=(f"{clip.subject} does {clip.name.split('-')[0]}",)) for clip in all_clips()]
+    told = [tuple(f"{subject} does {name}" for subject in SUBJECTS) for name in CLASSES]
+    target = Corpus.write(tmp_path / "target", clips, CLASSES, told, "target")
+    corpus = make_trial_data(target, drawn(train_subjects=("s2",)), tmp_path / "trial")
+    assert corpus.class_captions == tuple((f"s2 does {name}",) for name in CLASSES)
 
 
 def test_statistics_are_those_of_train_alone(target, tmp_path):

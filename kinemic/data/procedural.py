@@ -26,6 +26,9 @@ SUBJECTS = tuple(f"s{n:02d}" for n in range(1, 25))  # of the target
 SOURCE_FRAMES = (60, 196)  # feature frames
 TARGET_FRAMES = (16, 60)
 GAP = (4, 16)  # frames between chained actions
+ALONE_SHARE = 1 / 2  # of the actions of source clips: told alone too, as a stretch with captions of its own
+ALONE_FRAMES = 40  # of such a stretch at least
+ALONE_MARGIN = 8  # frames before and after the action at most
 _BLOCK = 100  # clips posed at a time
 
 
@@ -61,6 +64,16 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """A part of a source clip that captions of its own tell of, loosely cut around one action; end excluded."""
+
+    start: int
+    end: int
+    captions: tuple[str, ...]
+    segment: Segment
+
+
+@dataclass(frozen=True)
 class GeneratedClip:
     """One generated clip: joints (T, 22, 3) in metres, captions, and for a target clip its class and subject."""
 
@@ -70,6 +83,7 @@ class GeneratedClip:
     action: str | None
     subject: str
     segments: tuple[Segment, ...]
+    stretches: tuple[Stretch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,7 +154,10 @@ def target_classes() -> list[tuple[str, tuple[str, ...]]]:
 
 
 def generate_source(n_clips: int, seed: int) -> list[GeneratedClip]:
-    """Return captioned clips of two or three chained actions, 60..196 feature frames, 1..3 captions each."""
+    """Return captioned clips of two or three chained actions, 60..196 feature frames, 1..3 captions each.
+
+    Some of the actions are told alone too, as captioned stretches of 40 frames or more (HumanML3D has such as well).
+    """
     return _posed([_source_take(i, numpy_generator(seed, "source", i)) for i in range(n_clips)], SOURCE)
 
 
@@ -173,8 +190,20 @@ def _source_take(number: int, rng: np.random.Generator) -> _Take:
     angles, spans = _chain(_fitted(parts, SOURCE_FRAMES), rng)
     segments = tuple(Segment(name, a, min(b, len(angles) - 1)) for name, (a, b) in zip(names, spans, strict=True))
     text = words.captions(names, sides, tempos, rng)
+    stretches = tuple(
+        _told_alone(segment, len(angles) - 1, words.captions([segment.action], [side], [tempo], rng), rng)
+        for segment, side, tempo in zip(segments, sides, tempos, strict=True)
+        if rng.random() < ALONE_SHARE
+    )
     name = f"source_{number:05d}"
-    return _Take(angles, performer, rng, GeneratedClip(name, _NOTHING, text, None, name, segments))
+    return _Take(angles, performer, rng, GeneratedClip(name, _NOTHING, text, None, name, segments, stretches))
+
+
+def _told_alone(segment: Segment, frames: int, captions: tuple[str, ...], rng: np.random.Generator) -> Stretch:
+    before, after = rng.integers(ALONE_MARGIN + 1, size=2)
+    start, end = max(0, segment.start - int(before)), min(frames, segment.end + int(after))
+    start = max(0, min(start, end - ALONE_FRAMES))
+    return Stretch(start, max(end, start + ALONE_FRAMES), captions, segment)
 
 
 def _target_take(number: int, action: int, cast: dict[str, Performer], rng: np.random.Generator) -> _Take:

@@ -64,6 +64,17 @@ def _generated_items(reader: GeneratedReader, label_of: dict[str, int]) -> list[
     def load(clip: GeneratedClip) -> list[Clip]:
         label = None if clip.action is None else label_of[clip.action]
         segments = tuple((s.action, s.start, s.end) for s in clip.segments)
-        return [Clip(clip.name, joints_to_features(clip.joints_TJ3), clip.captions, label, clip.subject, segments)]
+        whole = Clip(clip.name, joints_to_features(clip.joints_TJ3), clip.captions, label, clip.subject, segments)
+        stretches = [
+            Clip(
+                f"{clip.name}@{s.start}-{s.end}",
+                whole.features_TF[s.start : s.end],
+                s.captions,
+                subject=clip.subject,
+                segments=((s.segment.action, s.segment.start - s.start, s.segment.end - s.start),),
+            )
+            for s in clip.stretches
+        ]
+        return [whole, *stretches]
 
     return [Item(clip.name, partial(load, clip)) for clip in generate(reader.clips, reader.seed)]

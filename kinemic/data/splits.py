@@ -16,6 +16,7 @@ from kinemic.data.raw import read_ids
 from kinemic.errors import DataError, FirewallError
 from kinemic.motion import Statistics, compute_statistics
 
+SPLIT_VERSION = 2  # of what is written for a split
 DEFAULT_SHOTS = 10
 Indices = NDArray[np.int64]
 
@@ -46,14 +47,16 @@ class Split:
 def make_trial_data(target: Corpus, split: SplitConfig, path: Path) -> Corpus:
     """Write the clips of train and dev, and nothing else, as a corpus of role trial.
 
-    Its statistics are those of the train clips. Raises DataError for an unknown class or subject, an empty class, fewer
-    clips than shots, no dev clips, a clip on both sides, and for a drawn split with a subject on both sides.
+    Its statistics are those of the train clips, and so are the captions of its classes where clips have their own.
+    Raises DataError for an unknown class or subject, an empty class, fewer clips than shots, no dev clips, a clip on
+    both sides, and for a drawn split with a subject on both sides.
     """
     chosen = choose(target, split)
     train = np.sort(chosen.train)
     statistics = compute_statistics(target.clip(int(i)) for i in train)
     parts: list[tuple[Part, Indices]] = [("train", chosen.train), ("dev", chosen.dev)]
-    return _write_part(target, chosen.classes, parts, "trial", path, statistics)
+    captions = [_told(target, train, target.classes.index(name)) for name in chosen.classes]
+    return _write_part(target, chosen.classes, captions, parts, "trial", path, statistics)
 
 
 def load_trial_data(path: Path) -> TrialData:
@@ -90,7 +93,8 @@ def make_test_data(
     if known and subjects is not None:
         raise FirewallError(f"test subjects {sorted(known)} are in train or dev; a test subject must be unseen")
     _need_every_class(target, classes, chosen, "test")
-    return _write_part(target, classes, [("test", chosen)], "test", path, target.statistics)
+    captions = trial.corpus.class_captions
+    return _write_part(target, classes, captions, [("test", chosen)], "test", path, target.statistics)
 
 
 def choose(target: Corpus, split: SplitConfig) -> Split:
@@ -198,9 +202,17 @@ def _check_sides(target: Corpus, chosen: Split, recorded: bool) -> None:
         raise DataError(f"subjects {', '.join(shared)} are in train and in dev; a dev subject must be unseen")
 
 
+def _told(target: Corpus, train: Indices, label: int) -> tuple[str, ...]:
+    """Captions of a class that its train clips carry: those of other clips would let a trial see beyond its shots."""
+    seen = {caption for i in train if target.labels[i] == label for caption in target.captions[i]}
+    named = target.class_captions[label]
+    return tuple(caption for caption in named if caption in seen) or named
+
+
 def _write_part(
     target: Corpus,
     classes: Sequence[str],
+    captions: Sequence[Sequence[str]],
     parts: Sequence[tuple[Part, Indices]],
     role: Role,
     path: Path,
@@ -218,5 +230,4 @@ def _write_part(
                 texts, segments = target.captions[i], target.segments[i]
                 yield Clip(target.names[i], target.clip(i), texts, label, target.subjects[i], segments, part)
 
-    captions = [target.class_captions[label] for label in old]
     return Corpus.write(path, clips(), classes, captions, role, statistics, {"target": target.content_hash})
