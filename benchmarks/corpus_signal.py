@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,35 +22,61 @@ import numpy as np
 import torch
 
 from kinemic.adapt import Adaptation
+from kinemic.classify import PROFILES, Classifier, train_classifier
 from kinemic.clips import ClipSet
-from kinemic.config import ExperimentConfig, SplitConfig, TrialConfig, TrialSeeds, load_experiment, with_values
+from kinemic.config import (
+    ExperimentConfig,
+    ModelConfig,
+    PriorConfig,
+    SplitConfig,
+    TrialConfig,
+    TrialSeeds,
+    load_experiment,
+    with_values,
+)
 from kinemic.data.procedural import SUBJECTS
-from kinemic.inputs import prepare_inputs
+from kinemic.data.splits import load_trial_data
+from kinemic.inputs import prepare_inputs, prepare_trial_data
 from kinemic.losses import prior_timesteps
 from kinemic.mining import MiningResult, Pool
-from kinemic.report import mean, standard_error
+from kinemic.motion import features_to_joints
+from kinemic.report import mean, shown, standard_error
 from kinemic.seeding import numpy_generator
 from kinemic.synthesis import Synthetic, synthesise
 from kinemic.trial import Material, mine_pools, score, start_adaptation
 
 EXPERIMENT = Path(__file__).parent.parent / "examples" / "demo.yaml"
-MEANINGFUL = {
-    "adapt.rungs": (240,),
-    "adapt.learning_rate": 1e-3,
-}  # enough adaptation to see a difference on a tiny model
+# The demo is cut to minutes. Here prior and adaptation get the steps that it takes to see a difference at all. The
+# published pool scaled to this source: 250 / 23384 of its clips.
+SOURCE_CLIPS = 1500
+TRAIN_SUBJECTS = ("s01", "s02", "s03")
+PRIOR: dict[str, object] = {
+    "steps": 5000, "max_frames": 64, "crop": False, "learning_rate": 2e-3,
+    "model": ModelConfig(width=64, layers=4, ff=256, dropout=0.0),
+}  # fmt: skip
+MEANINGFUL: dict[str, object] = {
+    "mining.top_k": 36, "adapt.rungs": (300,), "adapt.learning_rate": 3e-3, "adapt.batch_size": 20,
+    "synthesis.clips_per_class": 20,
+}  # fmt: skip
+FULL_DATA_EPOCHS = 40  # of the judge on all clips, where the profile's own epochs stop short
+JUDGES = 5
 CACHE = Path("runs/cache")
 
 
 def experiment(seed: int, full: bool = False) -> ExperimentConfig:
-    """The demo with another target and few-shot seed; ``full`` takes every clip of every subject outside dev."""
+    """The demo with a larger source and prior, another target and few-shot seed; ``full`` takes all but dev."""
     base = load_experiment(EXPERIMENT)
+    source = base.data.source.model_copy(update={"clips": SOURCE_CLIPS})
     target = base.data.target.model_copy(update={"seed": seed})
-    changes: dict[str, object] = {"seed": seed}
+    changes: dict[str, object] = {"seed": seed, "train_subjects": TRAIN_SUBJECTS}
     if full:
         others = tuple(s for s in SUBJECTS if s not in (base.data.split.dev_subjects or ()))
         changes |= {"shots": len(others) * target.clips // len(SUBJECTS), "train_subjects": others}
     split = SplitConfig(**(base.data.split.model_dump() | changes))
-    return base.model_copy(update={"data": base.data.model_copy(update={"target": target, "split": split})})
+    assert base.prior.pretrain is not None
+    prior = PriorConfig(pretrain=base.prior.pretrain.model_copy(update=PRIOR))
+    data = base.data.model_copy(update={"source": source, "target": target, "split": split})
+    return base.model_copy(update={"data": data, "prior": prior})
 
 
 @lru_cache
@@ -66,36 +93,48 @@ def trial_config(values: Mapping[str, object] | None = None) -> TrialConfig:
 # --- what is measured, each once a seed -------------------------------------------------------------------------------
 
 
-def real_only(seed: int) -> float:
-    """Dev accuracy of the judge on the few shots alone."""
-    return accuracy(material(seed), None, seed)
+@dataclass(frozen=True)
+class Verdict:
+    """What a way of making clips is worth: dev accuracy of the judge with them, and how many a full-data judge takes
+    for what they should be; for an adapted generator also the share of its windows, mined and blind, in the truth."""
+
+    accuracy: float
+    recognised: float = math.nan
+    windows: tuple[float, float] = (math.nan, math.nan)
 
 
-def full_data(seed: int) -> float:
-    """Dev accuracy of the judge on every clip of every subject outside dev."""
-    return accuracy(Material.open(prepare_inputs(experiment(seed, full=True), CACHE), "cpu"), None, seed)
+def real_only(seed: int) -> Verdict:
+    """The judge on the few shots alone."""
+    return Verdict(accuracy(material(seed), None, seed))
 
 
-def unadapted(seed: int) -> float:
-    """Dev accuracy with clips of the prior as it is, given the class captions."""
+def full_data(seed: int) -> Verdict:
+    """The judge on every clip of every subject outside dev."""
+    m, judge = material(seed), full_judge(seed)
+    joints, labels = [m.data.corpus.joints(i) for i in m.data.dev], m.data.corpus.labels[m.data.dev]
+    return Verdict(float((judge.score(joints)[0].argmax(axis=1) == labels).mean()))
+
+
+def unadapted(seed: int) -> Verdict:
+    """Clips of the prior as it is, given the class captions."""
     m, config = material(seed), trial_config()
     text, lengths = m.class_text(), m.few_shot_lengths
     made = synthesise(m.prior.model, m.prior.diffusion_steps, text, lengths, config.synthesis, m.prior.statistics, seed)
-    return accuracy(m, made, seed)
+    return verdict(m, made, seed)
 
 
-def adapted(seed: int, values: Mapping[str, object] | None = None, run: int = 0) -> float:
-    """Dev accuracy with clips of the adapted generator, its pools mined by caption."""
+def adapted(seed: int, values: Mapping[str, object] | None = None, run: int = 0) -> Verdict:
+    """Clips of the adapted generator, its pools mined by caption."""
     m, config = material(seed), trial_config(values)
     return with_pools(m, mine_pools(m, config.mining), config, seed, run)
 
 
-def adapted_bf16(seed: int) -> float:
+def adapted_bf16(seed: int) -> Verdict:
     """The same as ``adapted`` in bf16."""
     return adapted(seed, {"adapt.precision": "bf16"})
 
 
-def oracle_pools(seed: int) -> float:
+def oracle_pools(seed: int) -> Verdict:
     """The same with every source clip that truly holds the action."""
     m = material(seed)
     holders = [
@@ -105,32 +144,45 @@ def oracle_pools(seed: int) -> float:
     return with_pools(m, as_mined(holders), trial_config(), seed)
 
 
-def random_pools(seed: int) -> float:
-    """The same with as many clips a class as mining takes, drawn blindly from the whole source."""
-    m, config = material(seed), trial_config()
+def random_pools(seed: int) -> Verdict:
+    """The same with as many clips a class as the oracle has, drawn blindly from the whole source."""
+    m = material(seed)
     rng = numpy_generator(seed, "random pools")
-    sizes = [len(pool.indices) for pool in mine_pools(m, config.mining).pools]
-    return with_pools(m, as_mined([rng.choice(len(m.source), k, replace=False) for k in sizes]), config, seed)
-
-
-def window_overlap(seed: int) -> tuple[float, float]:
-    """Share of a mined window's frames inside the true action, after adaptation, and the same for random windows."""
-    m, config = material(seed), trial_config()
-    adaptation = start_adaptation(m, mine_pools(m, config.mining), config, TrialSeeds(adaptation=seed), "cpu")
-    adaptation.run(config.adapt.rungs[-1])
-    return measured_overlap(m, adaptation, seed)
+    holders = [sum(name in {action for action, *_ in s} for s in m.source.segments) for name in m.data.corpus.classes]
+    drawn = [rng.choice(len(m.source), count, replace=False) for count in holders]
+    return with_pools(m, as_mined(drawn), trial_config(), seed)
 
 
 # --- how ---------------------------------------------------------------------------------------------------------
 
 
 def accuracy(m: Material, made: Synthetic | None, seed: int) -> float:
-    """Mean dev accuracy over three judge seeds."""
-    return mean([v.accuracy for v in score(m, made, trial_config(), [derive(seed, j) for j in range(3)], "cpu")])
+    """Mean dev accuracy over the judge seeds."""
+    return mean([v.accuracy for v in score(m, made, trial_config(), [derive(seed, j) for j in range(JUDGES)], "cpu")])
+
+
+def verdict(m: Material, made: Synthetic, seed: int, run: int = 0) -> Verdict:
+    """Judge generated clips both ways."""
+    joints = [features_to_joints(clip) for clip in made.features]
+    recognised = full_judge(seed).score(joints)[0].argmax(axis=1) == made.labels
+    return Verdict(accuracy(m, made, derive(seed, run)), float(recognised.mean()))
+
+
+@lru_cache
+def full_judge(seed: int) -> Classifier:
+    """A judge trained to the end on every clip outside dev."""
+    data = load_trial_data(prepare_trial_data(experiment(seed, full=True).data, CACHE))
+    joints, labels = [data.corpus.joints(i) for i in data.train], data.corpus.labels[data.train]
+    profile, config = PROFILES["demo"], trial_config().judge
+    try:
+        PROFILES["demo"] = replace(profile, epochs=FULL_DATA_EPOCHS)
+        return train_classifier(joints, labels, len(data.corpus.classes), config, seed)
+    finally:
+        PROFILES["demo"] = profile
 
 
 def derive(seed: int, j: int) -> int:
-    """Judge seeds that no two corpus seeds share."""
+    """Seeds of the parts of a run that no two corpus seeds share."""
     return 1000 * seed + j
 
 
@@ -140,7 +192,7 @@ def as_mined(pools: Sequence[np.ndarray]) -> MiningResult:
     return MiningResult(tuple(made), ())
 
 
-def with_pools(m: Material, mined: MiningResult, config: TrialConfig, seed: int, run: int = 0) -> float:
+def with_pools(m: Material, mined: MiningResult, config: TrialConfig, seed: int, run: int = 0) -> Verdict:
     """Adapt with these pools, generate, classify."""
     adaptation = start_adaptation(m, mined, config, TrialSeeds(adaptation=derive(seed, run)), "cpu")
     adaptation.run(config.adapt.rungs[-1])
@@ -153,17 +205,18 @@ def with_pools(m: Material, mined: MiningResult, config: TrialConfig, seed: int,
         m.prior.statistics,
         derive(seed, run),
     )
-    return accuracy(m, made, derive(seed, run))
+    return replace(verdict(m, made, seed, run), windows=window_overlap(m, adaptation, seed))
 
 
 @torch.no_grad()
-def measured_overlap(m: Material, adaptation: Adaptation, seed: int, clips: int = 64) -> tuple[float, float]:
-    """Mean share inside the true action of (mined, random) windows, over source clips that hold the class's action."""
+def window_overlap(m: Material, adaptation: Adaptation, seed: int, clips: int = 64) -> tuple[float, float]:
+    """Mean share inside the true action of (mined, blind) windows, over long clips that hold the class's action."""
     rng, noise = numpy_generator(seed, "windows"), torch.Generator().manual_seed(seed)
     mined: list[float] = []
     blind: list[float] = []
     for c, name in enumerate(m.data.corpus.classes):
-        spans = {i: (a, b) for i, s in enumerate(m.source.segments) for action, a, b in s if action == name}
+        long = (i for i, segments in enumerate(m.source.segments) if len(segments) > 1)
+        spans = {i: (a, b) for i in long for action, a, b in m.source.segments[i] if action == name}
         chosen = np.sort(rng.choice(list(spans), min(clips, len(spans)), replace=False))
         clips_of = ClipSet.build(m.source, chosen, m.prior.statistics, m.encoder)
         batch = clips_of.batch(torch.arange(len(chosen)))
@@ -204,13 +257,13 @@ def random_configurations(count: int) -> list[dict[str, object]]:
 def difference(a: Sequence[float], b: Sequence[float]) -> str:
     """Paired difference a - b over seeds, its standard error, and how many of those it is."""
     gaps = [x - y for x, y in zip(a, b, strict=True)]
-    m, se = mean(gaps), standard_error(gaps)
-    return f"{m:+.3f} ± {se:.3f}  ({m / se if se else math.inf:.1f} standard errors)"
+    m, se = mean(gaps), standard_error(gaps) or math.nan
+    return f"{m:+.3f} ± {se:.3f}  ({m / se:.1f} standard errors)"
 
 
 def level(values: Sequence[float]) -> str:
     """Mean ± standard error."""
-    return f"{mean(values):.3f} ± {standard_error(values):.3f}"
+    return f"{mean(values):.3f} ± {shown(standard_error(values), 3)}"
 
 
 def main() -> None:
@@ -225,29 +278,39 @@ def main() -> None:
     for seed in seeds:  # prepared once, before processes share it
         prepare_inputs(experiment(seed), CACHE)
         prepare_inputs(experiment(seed, full=True), CACHE)
-    measures: list[Callable[[int], object]] = [
-        real_only, full_data, unadapted, adapted, adapted_bf16, oracle_pools, random_pools, window_overlap,
+    measures: list[Callable[[int], Verdict]] = [
+        real_only, full_data, unadapted, adapted, oracle_pools, random_pools, adapted_bf16,
     ]  # fmt: skip
     configurations = random_configurations(options.configurations)
     with ProcessPoolExecutor(options.processes) as pool:
         jobs = {f.__name__: [pool.submit(f, seed) for seed in seeds] for f in measures}
         spread = [[pool.submit(adapted, 0, c, r) for r in range(options.repeats)] for c in configurations]
-        found = {name: [job.result() for job in group] for name, group in jobs.items()}
-        scores = np.array([[job.result() for job in group] for group in spread])
-    for name in ("real_only", "full_data", "unadapted", "adapted", "adapted_bf16", "oracle_pools", "random_pools"):
-        print(f"{name:<14} {level(found[name])}   {[round(v, 3) for v in found[name]]}")
-    print(f"adaptation - none        {difference(found['adapted'], found['unadapted'])}")
-    print(f"bf16 - fp32              {difference(found['adapted_bf16'], found['adapted'])}")
-    print(f"oracle - random pools    {difference(found['oracle_pools'], found['random_pools'])}")
-    mined, blind = zip(*found["window_overlap"], strict=True)
-    print(
-        f"window inside the action: mined {level(mined)}, random {level(blind)}, difference {difference(mined, blind)}"
-    )
+        found = {name: told(name, [job.result() for job in group]) for name, group in jobs.items()}
+        scores = np.array([[job.result().accuracy for job in group] for group in spread])
+    for title, a, b in (
+        ("adaptation - none", "adapted", "unadapted"),
+        ("oracle - random pools", "oracle_pools", "random_pools"),
+        ("bf16 - fp32", "adapted_bf16", "adapted"),
+    ):
+        print(f"{title:<22} accuracy   {difference([v.accuracy for v in found[a]], [v.accuracy for v in found[b]])}")
+        print(f"{'':<22} recognised {difference([v.recognised for v in found[a]], [v.recognised for v in found[b]])}")
+    mined, blind = zip(*[v.windows for v in found["adapted"]], strict=True)
+    print(f"window inside the action, in clips of several: mined {level(mined)}, random {level(blind)}, "
+          f"difference {difference(mined, blind)}")  # fmt: skip
     if len(scores):
         within = math.sqrt(scores.var(axis=1, ddof=1).mean())
         between = math.sqrt(max(scores.mean(axis=1).var(ddof=1) - within**2 / options.repeats, 0.0))
         print(f"{len(scores)} configurations x {options.repeats} seeds: deviation between configurations {between:.3f}")
         print(f"  (seeds' share taken out), between seeds {within:.3f}, ratio {between / within:.1f}")
+        print(f"  accuracies {np.round(scores.mean(axis=1), 3).tolist()}")
+
+
+def told(name: str, verdicts: list[Verdict]) -> list[Verdict]:
+    """Print one row as soon as it is there."""
+    accuracies = [v.accuracy for v in verdicts]
+    print(f"{name:<14} accuracy {level(accuracies)} {[round(v, 3) for v in accuracies]}", end="  ")
+    print(f"recognised {level([v.recognised for v in verdicts])}", flush=True)
+    return verdicts
 
 
 if __name__ == "__main__":

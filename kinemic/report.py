@@ -43,8 +43,8 @@ class RungReport:
         return mean(self.accuracies)
 
     @property
-    def dev_accuracy_se(self) -> float:
-        """Standard error of that mean; 0 with one seed, where nothing is known of it."""
+    def dev_accuracy_se(self) -> float | None:
+        """Standard error of that mean; None with one seed, where nothing is known of it."""
         return standard_error(self.accuracies)
 
     def to_json(self) -> str:
@@ -63,10 +63,15 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def standard_error(values: Sequence[float]) -> float:
-    """Return the standard error of the mean (sample deviation, n - 1); 0 for fewer than two values."""
+def standard_error(values: Sequence[float]) -> float | None:
+    """Return the standard error of the mean (sample deviation, n - 1); None for fewer than two values."""
     n = len(values)
     if n < 2:
-        return 0.0
+        return None
     m = mean(values)
     return math.sqrt(math.fsum((v - m) ** 2 for v in values) / (n - 1) / n)
+
+
+def shown(value: float | None, digits: int) -> str:
+    """Return a number as tables show it; ``?`` where it is unknown."""
+    return "?" if value is None else f"{value:.{digits}f}"

@@ -83,6 +83,7 @@ def status(name: str, runs: Path) -> None:
 @click.argument("name")
 def best(name: str, runs: Path) -> None:
     """Show the best trial of the search NAME: number, dev accuracy, settings ready to paste."""
+    from kinemic.report import shown
     from search import study as studies
     from search.export import settings
     from search.status import trial_rows
@@ -91,10 +92,9 @@ def best(name: str, runs: Path) -> None:
     number = studies.best_trial(study).number
     row = next(row for row in trial_rows(study) if row.number == number)
     assert row.accuracy is not None
-    assert row.accuracy_se is not None
     console.print(
-        f"trial {number}: dev accuracy {row.accuracy:.4f} +- {row.accuracy_se:.4f} (standard error over judge seeds; "
-        "chosen on these clips)"
+        f"trial {number}: dev accuracy {row.accuracy:.4f} +- {shown(row.accuracy_se, 4)} "
+        "(standard error over judge seeds; chosen on these clips)"
     )
     for setting in settings(dict(row.values)):
         console.print(f"--set {setting}")

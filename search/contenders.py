@@ -52,8 +52,8 @@ class ContenderRow:
         return mean(self.accuracies) if self.accuracies else float("nan")
 
     @property
-    def se(self) -> float:
-        """Standard error of that mean over the repetitions."""
+    def se(self) -> float | None:
+        """Standard error of that mean over the repetitions; None for fewer than two."""
         return standard_error(self.accuracies)
 
 
@@ -71,7 +71,7 @@ class ContenderTable:
         """Return the table as JSON; mean and standard error are written out."""
         data = asdict(self)
         for row, shown in zip(self.rows, data["rows"], strict=True):
-            shown |= {"mean": row.mean if row.accuracies else None, "se": row.se if row.accuracies else None}
+            shown |= {"mean": row.mean if row.accuracies else None, "se": row.se}
         return json.dumps(data, indent=1)
 
     @classmethod
@@ -86,10 +86,9 @@ class ContenderTable:
 
     def metrics(self) -> dict[str, float]:
         """Return the rows as metrics of the search's own run."""
-        shown = [row for row in self.rows if row.accuracies]
-        return {f"contender_{row.key}_dev_accuracy": row.mean for row in shown} | {
-            f"contender_{row.key}_dev_accuracy_se": row.se for row in shown
-        }
+        means = {f"contender_{row.key}_dev_accuracy": row.mean for row in self.rows if row.accuracies}
+        errors = {f"contender_{row.key}_dev_accuracy_se": row.se for row in self.rows if row.se is not None}
+        return means | errors
 
 
 def contenders(

@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
+from kinemic.report import shown
 from search.contenders import ContenderTable
 from search.folder import SearchFolder
 from search.status import TrialRow
@@ -86,19 +87,19 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
 
 def contender_table(table: ContenderTable) -> Table:
     """Return the contenders' table, accuracy in percent, mean and standard error over the repetitions."""
-    shown = Table(
+    printed = Table(
         title=f"{table.heading} ({table.repetitions} fresh seeds each)", title_justify="left", title_style="bold"
     )
-    shown.add_column("contender")
-    shown.add_column("dev accuracy %", justify="right", no_wrap=True)
-    shown.add_column("standard error", justify="right", no_wrap=True)
+    printed.add_column("contender")
+    printed.add_column("dev accuracy %", justify="right", no_wrap=True)
+    printed.add_column("standard error", justify="right", no_wrap=True)
     for row in table.rows:
         if row.accuracies:
             note = f" ({len(row.failures)} failed)" if row.failures else ""
-            shown.add_row(row.title + note, f"{100 * row.mean:.1f}", f"{100 * row.se:.1f}")
+            printed.add_row(row.title + note, _percent(row.mean), _percent(row.se))
         else:
-            shown.add_row(row.title, "failed", row.failures[0])
-    return shown
+            printed.add_row(row.title, "failed", row.failures[0])
+    return printed
 
 
 def summary_line(rows: list[TrialRow], budget: int) -> str:
@@ -118,7 +119,11 @@ def _state(row: TrialRow, folder: SearchFolder) -> str:
 def _accuracy(row: TrialRow) -> str:
     if row.accuracy is None:
         return "-"
-    return f"{100 * row.accuracy:.1f} +- {100 * (row.accuracy_se or 0.0):.1f}"
+    return f"{_percent(row.accuracy)} +- {_percent(row.accuracy_se)}"
+
+
+def _percent(value: float | None) -> str:
+    return shown(None if value is None else 100 * value, 1)
 
 
 def _values(row: TrialRow) -> str:

@@ -12,7 +12,7 @@ from kinemic.commands.options import experiment_options, interruptible, need_wri
 from kinemic.config import ExperimentConfig, load_experiment
 from kinemic.console import console, progress_bars, show_warnings
 from kinemic.errors import DataError
-from kinemic.report import RungReport, TrialInputs, mean, standard_error
+from kinemic.report import RungReport, TrialInputs, mean, shown, standard_error
 
 if TYPE_CHECKING:
     from kinemic.progress import ProgressCallback
@@ -135,7 +135,7 @@ def classify(file: Path, settings: tuple[str, ...], runs: Path, device: str | No
     for c, name in enumerate(data.corpus.classes):
         table.add_row(name, f"{mean([float(v.per_class[c]) for v in verdicts]):.3f}")
     table.add_section()
-    table.add_row("all", f"{mean(accuracies):.3f} ± {standard_error(accuracies):.3f} (standard error)")
+    table.add_row("all", f"{mean(accuracies):.3f} ± {shown(standard_error(accuracies), 3)} (standard error)")
     console.print(table)
     _, cut = limit_generated(made.labels, judge.profile) if made else (None, None)
     show_warnings((cut,) if cut else ())
@@ -174,7 +174,7 @@ def _rung_table(reports: list[RungReport]) -> Table:
             str(r.rung),
             f"{r.steps}/{r.total_steps}",
             f"{r.dev_accuracy:.3f}",
-            f"{r.dev_accuracy_se:.3f}",
+            shown(r.dev_accuracy_se, 3),
             f"{seconds:.1f}",
         )
     return table
