@@ -14,7 +14,7 @@ from rich.table import Table
 
 SETTLE_S = 10.0  # seconds that a started search is watched: a missing folder or package shows in its first ones
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, soft_wrap=True)
 
 address_option = click.option(
     "--address",
@@ -114,7 +114,7 @@ def status_command(job_id: str, address: str) -> None:
     started, took = _times(job)
     console.print(f"{job_id}: {job.status.value}, started {started}, took {took}")
     console.print(failure(job))
-    console.print(job.entrypoint, style="dim", markup=False)
+    console.print(job.entrypoint, style="dim")
 
 
 @cluster.command("logs")

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from kinemic.progress import Progress, ProgressCallback
 
-console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+# No markup: captions, class names and paths may hold brackets.
+console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
 
 
 @contextmanager
@@ -42,4 +42,4 @@ def progress_bars() -> Iterator[ProgressCallback]:
 def show_warnings(warnings: Iterable[str]) -> None:
     """Print each distinct warning on a line of its own."""
     for warning in dict.fromkeys(warnings):
-        console.print(f"[yellow]{escape(warning)}[/]")
+        console.print(warning, style="yellow")

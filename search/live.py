@@ -24,7 +24,7 @@ class LiveTable:
 
     def __init__(self, folder: SearchFolder) -> None:
         self._folder, self._rows, self._budget, self._again = folder, list[TrialRow](), 0, (0, 0)
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, markup=False)
         self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True)
         self._said: set[str] = set()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from kinemic.commands.data_options import Named, id_list, named_data, reader_options
 from kinemic.config import CorpusReader, SplitConfig, parse
@@ -125,8 +126,8 @@ def findings_table(name: str, findings: list[Finding]) -> Table:
     """Return findings as a table."""
     table = Table("", "what", "count", "first", title=name, title_justify="left")
     for finding in findings:
-        colour = COLOURS[finding.level]
-        table.add_row(f"[{colour}]{finding.level}[/]", finding.what, f"{finding.count:,}", finding.example)
+        level = Text(finding.level, style=COLOURS[finding.level])
+        table.add_row(level, finding.what, f"{finding.count:,}", finding.example)
     return table
 
 
