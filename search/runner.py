@@ -21,7 +21,7 @@ from search.config import SearchConfig
 from search.contenders import ContenderTable
 from search.folder import SearchFolder, State, dump, find
 from search.ledger import Ledger
-from search.resources import Share, connected, share
+from search.resources import Share, connected, share, sigterm_as_ctrl_c
 from search.scheduler import StudyScheduler
 from search.searcher import StudySearcher
 from search.space import Domain, resolve_space
@@ -192,7 +192,7 @@ def go_on(
     tracker = open_tracker(uri, config.tracking.experiment, state.study, config.name, artifacts)
     table, status, patience = None, "FAILED", _PATIENCE
     try:
-        with connected(config.resources.address):
+        with connected(config.resources.address), sigterm_as_ctrl_c():
             table = _search(_Sitting(opened, work, tracker, watch or Unwatched()), only_contenders)
         status = "FINISHED"
     except KeyboardInterrupt:

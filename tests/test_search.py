@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import signal
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,34 +161,36 @@ def test_a_seeded_search_on_ray_is_the_one_that_a_single_process_does(runs: Path
 
 
 class Interrupts:
-    """Presses Ctrl-C once the trials have made so many reports."""
+    """Ends the search by a signal (Ctrl-C is SIGINT) once the trials have made so many reports."""
 
-    def __init__(self, after: int) -> None:
-        self.left = after
+    def __init__(self, after: int, by: signal.Signals) -> None:
+        self.left, self.by = after, by
 
     def searching(self, folder: SearchFolder, budget: int, rows: list[TrialRow]) -> None:
         self.left -= 1
         if self.left == 0:
-            raise KeyboardInterrupt
+            signal.raise_signal(self.by)
 
     def contending(self, done: int, total: int) -> None: ...
 
 
-def test_an_interrupted_search_is_resumed_with_nothing_lost_or_doubled(runs: Path) -> None:
-    opened = runner.start(search("broken", 6), runs, prepared=(analytic.inputs(runs), analytic.SOURCE_CLIPS))
-    line = r"all state is kept; go on with `kinemic search resume broken --runs .*`"
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_search_is_resumed_with_nothing_lost_or_doubled(by: signal.Signals, runs: Path) -> None:
+    name = f"broken-{by.name.lower()}"
+    opened = runner.start(search(name, 6), runs, prepared=(analytic.inputs(runs), analytic.SOURCE_CLIPS))
+    line = rf"all state is kept; go on with `kinemic search resume {name} --runs .*`"
     with pytest.raises(KeyboardInterrupt, match=line):
-        runner.go_on(opened, runs, run_trial=analytic.run_trial, watch=Interrupts(9))
+        runner.go_on(opened, runs, run_trial=analytic.run_trial, watch=Interrupts(9, by))
     finished = [t for t in trials_of(opened.folder) if t.state.is_finished()]
     assert 0 < len(finished) < 6
     parent, children = tracked(runs, opened.folder)
     assert {run.info.status for run in (parent, *children)} <= {"FINISHED", "KILLED"}
     with pytest.raises(
-        KinemicError, match="search 'broken' is there already; go on with `kinemic search resume broken`"
+        KinemicError, match=f"search '{name}' is there already; go on with `kinemic search resume {name}`"
     ):
-        run(search("broken", 6), runs)
+        run(search(name, 6), runs)
 
-    outcome = runner.resume("broken", runs, run_trial=analytic.run_trial)
+    outcome = runner.resume(name, runs, run_trial=analytic.run_trial)
     trials = trials_of(outcome.folder)
     assert [t.number for t in trials] == list(range(6))
     assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in trials)
