@@ -54,11 +54,11 @@ PRIOR: dict[str, object] = {
     "model": ModelConfig(width=64, layers=4, ff=256, dropout=0.0),
 }  # fmt: skip
 MEANINGFUL: dict[str, object] = {
-    "mining.top_k": 36, "adapt.rungs": (300,), "adapt.learning_rate": 1e-3, "adapt.batch_size": 20,
-    "synthesis.clips_per_class": 20,
+    "mining.top_k": 36, "adapt.rungs": (400,), "adapt.learning_rate": 1e-3, "adapt.average": 0.99,
+    "adapt.batch_size": 20, "synthesis.clips_per_class": 20,
 }  # fmt: skip
 FULL_DATA_EPOCHS = 40  # of the judge on all clips, where the profile's own epochs stop short
-JUDGES = 5
+JUDGES = 3
 CACHE = Path("runs/cache")
 
 
@@ -236,10 +236,11 @@ def inside(span: tuple[int, int], start: int, length: int) -> float:
 
 
 def random_configurations(count: int) -> list[dict[str, object]]:
-    """Configurations over what a search varies, drawn blindly: wide enough to hold bad ones."""
+    """Configurations over what a search varies, drawn blindly, at half the budget: wide enough to hold bad ones."""
     rng = numpy_generator(0, "configurations")
     return [
         {
+            "adapt.rungs": (200,),
             "mining.top_k": int(np.exp(rng.uniform(np.log(4), np.log(60)))),
             "loss.window_rec": float(rng.uniform(0, 2)),
             "loss.contrastive": float(rng.uniform(0, 2)),
@@ -286,6 +287,7 @@ def main() -> None:
         spread = [[pool.submit(adapted, 0, c, r) for r in range(options.repeats)] for c in configurations]
         found = {name: told(name, [job.result() for job in group]) for name, group in jobs.items()}
         scores = np.array([[job.result().accuracy for job in group] for group in spread])
+        shares = np.array([[job.result().recognised for job in group] for group in spread])
     for title, a, b in (
         ("adaptation - none", "adapted", "unadapted"),
         ("oracle - random pools", "oracle_pools", "random_pools"),
@@ -296,19 +298,27 @@ def main() -> None:
     mined, blind = zip(*[v.windows for v in found["adapted"]], strict=True)
     print(f"window inside the action, in clips of several: mined {level(mined)}, random {level(blind)}, "
           f"difference {difference(mined, blind)}")  # fmt: skip
-    if len(scores):
-        within = math.sqrt(scores.var(axis=1, ddof=1).mean())
-        between = math.sqrt(max(scores.mean(axis=1).var(ddof=1) - within**2 / options.repeats, 0.0))
-        print(f"{len(scores)} configurations x {options.repeats} seeds: deviation between configurations {between:.3f}")
-        print(f"  (seeds' share taken out), between seeds {within:.3f}, ratio {between / within:.1f}")
-        print(f"  accuracies {np.round(scores.mean(axis=1), 3).tolist()}")
+    for title, values in (("accuracy", scores), ("recognised", shares)):
+        print_spread(title, values)
+
+
+def print_spread(title: str, values: np.ndarray) -> None:
+    """Print how far configurations (rows) differ beside how far seeds (columns) do."""
+    if not len(values):
+        return
+    within = math.sqrt(values.var(axis=1, ddof=1).mean())
+    between = math.sqrt(max(values.mean(axis=1).var(ddof=1) - within**2 / values.shape[1], 0.0))
+    print(f"{title} of {len(values)} configurations x {values.shape[1]} seeds: deviation between configurations "
+          f"{between:.3f} (seeds' share taken out), between seeds {within:.3f}, ratio {between / within:.1f}")  # fmt: skip
+    print(f"  means {np.round(values.mean(axis=1), 3).tolist()}")
 
 
 def told(name: str, verdicts: list[Verdict]) -> list[Verdict]:
     """Print one row as soon as it is there."""
     accuracies = [v.accuracy for v in verdicts]
-    print(f"{name:<14} accuracy {level(accuracies)} {[round(v, 3) for v in accuracies]}", end="  ")
-    print(f"recognised {level([v.recognised for v in verdicts])}", flush=True)
+    recognised = [v.recognised for v in verdicts]
+    seen = "" if math.isnan(recognised[0]) else f"  recognised {level(recognised)}"
+    print(f"{name:<14} accuracy {level(accuracies)} {[round(v, 3) for v in accuracies]}{seen}", flush=True)
     return verdicts
 
 

@@ -70,6 +70,7 @@ class Adaptation:
         self._data = torch.Generator()
         self._noise = torch.Generator(device)
         self._trained = {name: p for name, p in self.streams.named_parameters() if p.requires_grad}
+        self._average = {name: p.detach().clone() for name, p in self._trained.items()} if adapt.average else {}
         self._optimiser = torch.optim.AdamW(
             self._trained.values(), lr=adapt.learning_rate, weight_decay=adapt.weight_decay, fused=True
         )
@@ -89,14 +90,23 @@ class Adaptation:
         return {name: value / (self.step - first) for name, value in sums.items()}
 
     def generator(self) -> MDM:
-        """Return the adapted model as a plain one (text and action), LoRA merged, in evaluation mode."""
-        return merge(self.streams.target)
+        """Return the adapted model as a plain one (text and action), LoRA merged, in evaluation mode.
+
+        With ``adapt.average`` its weights are the running mean: at a rate high enough for few steps, the last ones are
+        a noisy draw (the rate is constant, so nothing settles them).
+        """
+        if not self._average:
+            return merge(self.streams.target)
+        streams = copy.deepcopy(self.streams)
+        streams.load_state_dict(self._average, strict=False)
+        return merge(streams.target)
 
     def save(self, path: Path) -> None:
         """Write what training has changed: trained parameters, memory bank, optimiser; never the frozen weights."""
         tensors = {f"trained.{name}": p.detach() for name, p in self._trained.items()}
         for name, p in self._trained.items():
             tensors |= {f"optimiser.{name}.{key}": value for key, value in self._optimiser.state[p].items()}
+        tensors |= {f"average.{name}": value for name, value in self._average.items()}
         tensors |= {"bank.embeddings": self.bank.embeddings_ND, "bank.labels": self.bank.labels_N}
         checkpoint.save(path, tensors, {**self._identity(), "step": self.step, "version": __version__})
 
@@ -110,6 +120,8 @@ class Adaptation:
         with torch.no_grad():
             for name, p in self._trained.items():
                 p.copy_(tensors[f"trained.{name}"])
+            for name, value in self._average.items():
+                value.copy_(tensors[f"average.{name}"])
         state = self._optimiser.state_dict()
         state["state"] = {i: moments for i, name in enumerate(self._trained) if (moments := _moments(tensors, name))}
         self._optimiser.load_state_dict(state)
@@ -142,9 +154,17 @@ class Adaptation:
         self._optimiser.step()
         self.streams.clamp_temperature()
         self.step += 1
+        self._update_average()
         means = {"loss": loss, **{name: value.mean() for name, value in terms.named().items()}, "gradient_norm": norm}
         values = torch.stack(list(means.values())).tolist()  # the one wait for the device in a step
         return _finite(dict(zip(means, values, strict=True)), self.step)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Follow the weights at the decay of ``adapt.average``, faster at first, where they move far."""
+        if self._average:
+            decay = min(self.adapt.average, self.step / (self.step + 10))
+            torch._foreach_lerp_(list(self._average.values()), list(self._trained.values()), 1 - decay)
 
     def _draw(self) -> tuple[Batch, Batch | None, Tensor, Tensor]:
         """Draw the step's clips, its timesteps (B,), and whose condition is dropped (2B,)."""

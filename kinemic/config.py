@@ -226,6 +226,7 @@ class AdaptConfig(Frozen):
     learning_rate: float = Field(2e-5, gt=0)
     weight_decay: float = Field(1e-5, ge=0)
     grad_clip: float = Field(1.0, gt=0)
+    average: float = Field(0.0, ge=0, lt=1)  # decay of the running mean of weights that generates; 0: the last ones
     diffusion_steps: int = Field(50, ge=2)
     condition_dropout: float = Field(0.1, ge=0, le=1)
     precision: Precision = "fp32"

@@ -83,6 +83,25 @@ def test_a_restored_run_continues_bit_for_bit(start: Callable[..., Adaptation], 
     assert_same(state(resumed), state(whole))
 
 
+def test_the_running_mean_of_weights_generates_and_is_resumed(start: Callable[..., Adaptation], tmp_path: Path) -> None:
+    averaging = ADAPT.model_copy(update={"average": 0.5})
+    plain, whole, resumed = start(), start(adapt=averaging), start(adapt=averaging)
+    by_hand = plain.streams.target.embed_action.action_embedding.detach().clone()
+    for step in range(1, 4):
+        plain.run(step)
+        whole.run(step)
+        decay = min(0.5, step / (step + 10))
+        by_hand.lerp_(plain.streams.target.embed_action.action_embedding.detach(), 1 - decay)
+        if step == 2:
+            whole.save(tmp_path / "at2.safetensors")
+    assert_same(state(whole), state(plain))  # training itself does not see the mean
+    torch.testing.assert_close(whole.generator().embed_action.action_embedding, by_hand)
+    assert not torch.equal(by_hand, plain.generator().embed_action.action_embedding)
+    resumed.restore(tmp_path / "at2.safetensors")
+    resumed.run(3)
+    assert_same(resumed.generator().state_dict(), whole.generator().state_dict())
+
+
 def test_another_seed_is_another_run(start: Callable[..., Adaptation]) -> None:
     losses = [start(seed=seed).run(1)["loss"] for seed in (3, 3, 4)]
     assert losses[0] == losses[1] != losses[2]
