@@ -308,8 +308,8 @@ def print_spread(title: str, values: np.ndarray) -> None:
         return
     within = math.sqrt(values.var(axis=1, ddof=1).mean())
     between = math.sqrt(max(values.mean(axis=1).var(ddof=1) - within**2 / values.shape[1], 0.0))
-    print(f"{title} of {len(values)} configurations x {values.shape[1]} seeds: deviation between configurations "
-          f"{between:.3f} (seeds' share taken out), between seeds {within:.3f}, ratio {between / within:.1f}")  # fmt: skip
+    print(f"{title}, {len(values)} configurations x {values.shape[1]} seeds: deviation between configurations (seeds' ")
+    print(f"  share taken out) {between:.3f}, between seeds {within:.3f}, ratio {between / within:.1f}")
     print(f"  means {np.round(values.mean(axis=1), 3).tolist()}")
 
 
