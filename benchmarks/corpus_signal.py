@@ -54,8 +54,8 @@ PRIOR: dict[str, object] = {
     "model": ModelConfig(width=64, layers=4, ff=256, dropout=0.0),
 }  # fmt: skip
 MEANINGFUL: dict[str, object] = {
-    "mining.top_k": 36, "adapt.rungs": (400,), "adapt.learning_rate": 1e-3, "adapt.average": 0.99,
-    "adapt.batch_size": 20, "synthesis.clips_per_class": 20,
+    "mining.top_k": 36, "adapt.rungs": (300,), "adapt.learning_rate": 1e-3, "adapt.average": 0.99,
+    "adapt.batch_size": 20, "synthesis.clips_per_class": 10,
 }  # fmt: skip
 FULL_DATA_EPOCHS = 40  # of the judge on all clips, where the profile's own epochs stop short
 JUDGES = 3
@@ -240,7 +240,7 @@ def random_configurations(count: int) -> list[dict[str, object]]:
     rng = numpy_generator(0, "configurations")
     return [
         {
-            "adapt.rungs": (200,),
+            "adapt.rungs": (150,),
             "mining.top_k": int(np.exp(rng.uniform(np.log(4), np.log(60)))),
             "loss.window_rec": float(rng.uniform(0, 2)),
             "loss.contrastive": float(rng.uniform(0, 2)),

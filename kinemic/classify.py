@@ -40,7 +40,8 @@ class Profile:
     """One fixed size of the judge, and how it is trained.
 
     ``widened`` are the stages that double the width and halve the frames. ``least_updates`` adds epochs where few clips
-    give few batches, so that real clips alone are not also trained for less; 0 is off.
+    give few batches; 0 is off. It counts the batches of the real clips alone: a real clip is then seen equally often
+    whatever is generated beside it. Were the updates of all clips held equal, generated ones would starve the real.
     """
 
     base_channels: int
@@ -62,8 +63,8 @@ PROFILES: Final[dict[JudgeProfile, Profile]] = {
         16, 6, (5,), frames=48, repeat=1, epochs=20, batch_size=16, least_updates=300, max_generated_per_class=20
     ),
     # Its first stage already halves the frames; small batches, because it is updates that 100 clips lack: after 200 of
-    # them even 100 more real clips gave nothing (0.72 and 0.75 on the generated corpus, 0.79 and 0.86 after 600).
-    "demo": Profile(8, 3, (1, 2), frames=32, repeat=1, epochs=12, batch_size=16, least_updates=400),
+    # them in all even 100 more real clips gave nothing (0.72, 0.75 on the generated corpus; after 600: 0.79, 0.86).
+    "demo": Profile(8, 3, (1, 2), frames=32, repeat=1, epochs=12, batch_size=16, least_updates=250),
 }
 
 
@@ -111,15 +112,17 @@ def judge(
     seed: int,
     device: str = "cpu",
     progress: ProgressCallback = silent,
+    real: int | None = None,
 ) -> JudgeReport:
     """Train a judge on ``train`` and score it on ``dev`` after the last epoch.
 
-    Clips are joints (T, 22, 3) in metres. The caller puts the real clips and then the generated ones into ``train``.
+    Clips are joints (T, 22, 3) in metres. The caller puts the real clips and then the generated ones into ``train``;
+    ``real`` says how many are real (None: all).
     Raises DataError for clips or labels that can't be used, DivergedError for a loss that is not finite.
     """
     start = time.perf_counter()
     truth = _checked_labels(dev_labels, len(dev_joints), classes, "dev")
-    classifier = train_classifier(train_joints, train_labels, classes, config, seed, device, progress)
+    classifier = train_classifier(train_joints, train_labels, classes, config, seed, device, progress, real)
     logits, features = classifier.score(dev_joints)
     confusion = confusion_matrix(truth, logits.argmax(axis=1), classes)
     return JudgeReport(
@@ -141,9 +144,11 @@ def train_classifier(
     seed: int,
     device: str = "cpu",
     progress: ProgressCallback = silent,
+    real: int | None = None,
 ) -> Classifier:
     """Train a judge of the config's profile: SGD with Nesterov momentum, learning rate 0.1 along a cosine to 0.
 
+    The first ``real`` clips are real (None: all); how often every clip is seen goes by their number alone.
     With ``config.augment`` every batch is changed anew (``kinemic.augment``). Raises DataError and DivergedError.
     """
     profile = PROFILES[config.profile]
@@ -153,7 +158,7 @@ def train_classifier(
     model = _new_model(profile, classes, derive_seed(seed, "judge weights")).to(device)
     optimiser = torch.optim.SGD(model.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
     sizes = _batch_sizes(len(joints) * profile.repeat, profile.batch_size)
-    epochs = max(profile.epochs, math.ceil(profile.least_updates / len(sizes)))
+    epochs = _epochs(len(joints) if real is None else real, profile)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(sizes))
     loss = math.nan
     for epoch in range(epochs):
@@ -206,6 +211,11 @@ def _batch_sizes(clips: int, size: int) -> list[int]:
     """Clips in each batch of an epoch, at most ``size``, all alike: batch norm suffers from a small last one."""
     count = math.ceil(clips / size)
     return [clips // count + (n < clips % count) for n in range(count)]
+
+
+def _epochs(real: int, profile: Profile) -> int:
+    batches = len(_batch_sizes(real * profile.repeat, profile.batch_size))
+    return max(profile.epochs, math.ceil(profile.least_updates / batches))
 
 
 def _finite(loss: Tensor, epoch: int) -> float:

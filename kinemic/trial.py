@@ -184,10 +184,11 @@ def score_on(
         joints += [features_to_joints(synthetic.features[i]) for i in taken]
         labels = np.concatenate([labels, synthetic.labels[taken]])
     dev_joints = [corpus.joints(i) for i in dev]
+    dev_labels, classes, real = corpus.labels[dev], len(corpus.classes), len(train)
     reports = []
     for n, seed in enumerate(judge_seeds):
         progress(Progress("classify", n, len(judge_seeds)))
-        reports.append(judge(joints, labels, dev_joints, corpus.labels[dev], len(corpus.classes), config, seed, device))
+        reports.append(judge(joints, labels, dev_joints, dev_labels, classes, config, seed, device, real=real))
     progress(Progress("classify", len(judge_seeds), len(judge_seeds)))
     return reports
 

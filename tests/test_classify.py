@@ -124,6 +124,18 @@ def test_few_batches_an_epoch_are_made_up_for_by_more_epochs(monkeypatch):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_generated_clips_do_not_change_how_often_a_real_one_is_seen(monkeypatch):
+    monkeypatch.setitem(PROFILES, "demo", dataclasses.replace(TINY, batch_size=3, least_updates=12))
+    joints, labels = _clips()
+    seen = []
+    step = classify._step
+    monkeypatch.setattr(classify, "_step", lambda m, o, x, y: seen.extend(y.tolist()) or step(m, o, x, y))
+    train_classifier(joints[:6], labels[:6], 3, DEMO, seed=0)
+    alone, seen[:] = len(seen) / 6, []
+    train_classifier(joints, labels, 3, DEMO, seed=0, real=6)
+    assert len(seen) / len(joints) == alone == 6  # epochs: 12 updates in batches of 3 of 6 real clips
+
+
 @pytest.mark.parametrize(("clips", "sizes"), [(33, [11, 11, 11]), (18, [9, 9]), (17, [9, 8]), (16, [16]), (2, [2])])
 def test_batches_are_as_alike_as_can_be_so_that_none_is_tiny(clips, sizes):
     assert classify._batch_sizes(clips, 16) == sizes
