@@ -6,11 +6,14 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from kinemic import trial
 from kinemic.bundle import GeneratorBundle
+from kinemic.classify import JudgeReport
 from kinemic.config import TrialConfig, TrialSeeds, with_values
 from kinemic.data.splits import load_trial_data, make_test_data
 from kinemic.errors import CheckpointError, ConfigError, DataError, FirewallError
@@ -51,6 +54,22 @@ def test_every_rung_is_scored_on_dev_once_a_judge_seed(finished: tuple[Path, lis
         assert {"adapt", "synthesise", "classify"} <= report.seconds.keys()
         assert {"loss", "rec", "contrastive", "window_rec"} <= report.losses.keys()
         assert report.pool_sizes == (5, 5, 5)
+
+
+def test_the_judge_is_told_which_clips_are_real(
+    inputs: TrialInputs, finished: tuple[Path, list[RungReport]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, told, judged = load_trial_data(inputs.trial_data), [], trial.judge
+
+    def spy(joints: Any, *args: Any, real: int) -> JudgeReport:
+        told.append((len(joints), real))
+        return judged(joints, *args, real=real)
+
+    monkeypatch.setattr(trial, "judge", spy)
+    made = GeneratorBundle.load(finished[0]).generate(None, 2, seed=0)
+    trial.score_on(data, made, EXPERIMENT.trial.judge, [0], "cpu")
+    trial.score_on(data, None, EXPERIMENT.trial.judge, [0], "cpu")
+    assert told == [(6 + 6, 6), (6, 6)]
 
 
 def test_a_finished_trial_leaves_pictures_and_a_bundle_that_needs_nothing_else(
