@@ -58,10 +58,16 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def require(meta: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
-    """Raise CheckpointError, showing both values, where the metadata of ``path`` differs from ``expected``."""
+    """Raise CheckpointError, showing both values, where the metadata of ``path`` differs from ``expected``.
+
+    Of nested values it shows the first that differs.
+    """
     for key, wanted in expected.items():
         found = meta.get(key)
         if found != wanted:
+            if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+                inner = next(k for k in (*wanted, *found) if found.get(k) != wanted.get(k))
+                key, found, wanted = f"{key}.{inner}", found.get(inner), wanted.get(inner)
             raise CheckpointError(f"{path}: {key} is {found!r}, this run needs {wanted!r}; use a checkpoint that fits")
 
 

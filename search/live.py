@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
@@ -17,6 +18,7 @@ from search.trainable import read_progress
 
 _SHOWN_VALUES = 4  # searched values beside each trial; `search best` shows all
 _LIVE_ROWS = 20
+_FAILURE_WIDTH = 120  # characters; MLflow's tag holds all of it
 
 
 class LiveTable:
@@ -80,7 +82,7 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
             str(row.steps),
             _accuracy(row),
             f"{row.seconds:.1f}",
-            row.failure or ("published configuration" if row.published else _values(row)),
+            shorten(row.failure, _FAILURE_WIDTH) or ("published configuration" if row.published else _values(row)),
         )
     return table
 

@@ -102,6 +102,14 @@ def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
         saved(tmp_path / "a.safetensors")
 
 
+def test_require_shows_what_differs_in_nested_values() -> None:
+    meta = {"adapt": {"learning_rate": 0.1, "batch_size": 4}}
+    with pytest.raises(CheckpointError, match=r"a: adapt\.batch_size is 4, this run needs 8; use"):
+        checkpoint.require(meta, {"adapt": {"learning_rate": 0.1, "batch_size": 8}}, Path("a"))
+    with pytest.raises(CheckpointError, match=r"a: adapt\.average is None, this run needs 0\.5; use"):
+        checkpoint.require(meta, {"adapt": {**meta["adapt"], "average": 0.5}}, Path("a"))
+
+
 def test_require_shows_both_values() -> None:
     checkpoint.require(META, {"kind": "test", "seed": 3}, Path("a"))
     with pytest.raises(CheckpointError, match=r"a: seed is 3, this run needs 4"):
