@@ -316,8 +316,8 @@ def print_spread(title: str, values: np.ndarray) -> None:
 def told(name: str, verdicts: list[Verdict]) -> list[Verdict]:
     """Print one row as soon as it is there."""
     accuracies = [v.accuracy for v in verdicts]
-    recognised = [v.recognised for v in verdicts]
-    seen = "" if math.isnan(recognised[0]) else f"  recognised {level(recognised)}"
+    recognised = [round(v.recognised, 3) for v in verdicts]
+    seen = "" if math.isnan(recognised[0]) else f"  recognised {level(recognised)} {recognised}"
     print(f"{name:<14} accuracy {level(accuracies)} {[round(v, 3) for v in accuracies]}{seen}", flush=True)
     return verdicts
 
