@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import socket
 import subprocess
@@ -261,13 +262,12 @@ def _rung_metrics(report: RungReport, seconds: float) -> dict[str, float]:
     sizes = report.pool_sizes
     metrics = {
         "dev_accuracy": report.dev_accuracy,
+        "dev_accuracy_se": math.nan if report.dev_accuracy_se is None else report.dev_accuracy_se,
         "steps": float(report.steps),
         "seconds": seconds,
         "peak_memory_mb": report.peak_memory_mb,
         "pool_fallbacks": float(report.pool_fallbacks),
     }
-    if report.dev_accuracy_se is not None:
-        metrics["dev_accuracy_se"] = report.dev_accuracy_se
     if sizes:
         metrics |= {"pool_size_min": float(min(sizes)), "pool_size_mean": sum(sizes) / len(sizes)}
         metrics |= {"pool_size_max": float(max(sizes))}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,16 @@ def children(tracker: Tracker) -> list[Run]:
         client.search_runs([experiment], "tags.`kinemic.role` = 'trial'"),
         key=lambda run: run.data.tags["kinemic.trial"],
     )
+
+
+def test_a_trial_of_one_judge_seed_has_every_key_and_an_unknown_error(opened: Callable[[], Tracker]) -> None:
+    tracker = opened()
+    tracker.start_trial(0, VALUES, TrialConfig())
+    tracker.log_rung(0, replace(report(5), accuracies=(0.5,)))
+    assert tracker.close("FINISHED")
+    metrics = children(tracker)[0].data.metrics
+    assert set(FINAL_KEYS) <= set(metrics)
+    assert math.isnan(metrics["dev_accuracy_se"])
 
 
 def test_every_trial_ends_with_the_same_keys_and_its_own_status(opened: Callable[[], Tracker], tmp_path: Path) -> None:
