@@ -136,19 +136,14 @@ def adapted_bf16(seed: int) -> Verdict:
 def oracle_pools(seed: int) -> Verdict:
     """The same with every source clip that truly holds the action."""
     m = material(seed)
-    holders = [
-        np.array([i for i, s in enumerate(m.source.segments) if name in {action for action, *_ in s}])
-        for name in m.data.corpus.classes
-    ]
-    return with_pools(m, as_mined(holders), trial_config(), seed)
+    return with_pools(m, as_mined(holders(m)), trial_config(), seed)
 
 
 def random_pools(seed: int) -> Verdict:
     """The same with as many clips a class as the oracle has, drawn blindly from the whole source."""
     m = material(seed)
     rng = numpy_generator(seed, "random pools")
-    holders = [sum(name in {action for action, *_ in s} for s in m.source.segments) for name in m.data.corpus.classes]
-    drawn = [rng.choice(len(m.source), count, replace=False) for count in holders]
+    drawn = [rng.choice(len(m.source), len(held), replace=False) for held in holders(m)]
     return with_pools(m, as_mined(drawn), trial_config(), seed)
 
 
@@ -183,6 +178,12 @@ def full_judge(seed: int) -> Classifier:
 def derive(seed: int, j: int) -> int:
     """Seeds of the parts of a run that no two corpus seeds share."""
     return 1000 * seed + j
+
+
+def holders(m: Material) -> list[np.ndarray]:
+    """Source clips that truly hold each class's action, class by class."""
+    told = [{action for action, *_ in segments} for segments in m.source.segments]
+    return [np.array([i for i, actions in enumerate(told) if name in actions]) for name in m.data.corpus.classes]
 
 
 def as_mined(pools: Sequence[np.ndarray]) -> MiningResult:
