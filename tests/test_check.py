@@ -14,7 +14,9 @@ from kinemic.config import GeneratedReader, HumanML3DReader
 from kinemic.data.check import Finding, check_corpus, check_split
 from kinemic.data.corpus import Clip, Corpus
 from kinemic.data.joints import write_joints
+from kinemic.data.prepare import prepare
 from kinemic.data.procedural import generate_source
+from kinemic.data.raw import Item, Raw
 from kinemic.data.readers import open_raw
 from kinemic.data.splits import TrialData
 from kinemic.errors import DataError
@@ -99,12 +101,22 @@ def test_missing_captions_labels_and_subjects_are_counted(tmp_path, sound):
     assert bad(findings(tmp_path, clips, "source"))["clips without a caption"].level == "error"
 
 
-def test_short_and_long_clips_are_counted(tmp_path, sound):
+def test_short_and_long_clips_are_counted(sound):
     long = np.concatenate([sound[1].features_TF] * 6)[:300]
     clips = [altered(sound[0], features_TF=sound[0].features_TF[:10]), altered(sound[1], features_TF=long), *sound[2:]]
-    found = {f.what: f for f in findings(tmp_path, clips)}
+    raw = Raw(
+        Path("clips"), "target", (), len(clips), lambda: [Item("clips", lambda: clips)], ("a", "b"), (("a",), ("b",))
+    )
+    found = {f.what: f for f in check_corpus(raw)}
     assert found["shorter than 16 frames: dropped when packed"].example == sound[0].name
     assert found["longer than 196 frames: cropped when packed"].example == sound[1].name
+
+
+def test_the_short_stretches_of_the_generated_source_are_no_complaint(tmp_path):
+    corpus = prepare(GeneratedReader(part="source", clips=40), tmp_path, role="source")
+    assert min(corpus.lengths) < 40
+    for packed_or_raw in (corpus, open_raw(GeneratedReader(part="source", clips=40))):
+        assert bad(check_corpus(packed_or_raw)) == {}
 
 
 def test_every_bad_clip_of_a_raw_set_is_counted_not_only_the_first(tmp_path, sound):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kinemic.data.corpus import Clip, Corpus
 from kinemic.data.packing import check_clip
-from kinemic.data.raw import MAX_FRAMES, MIN_FRAMES, Raw
+from kinemic.data.raw import MAX_FRAMES, Raw
 from kinemic.data.splits import TrialData
 from kinemic.errors import DataError
 from kinemic.motion import features_to_joints
@@ -65,7 +65,7 @@ def check_corpus(data: Corpus | Raw, progress: ProgressCallback = silent) -> lis
         seen.add(clip, len(data.classes))
     progress(Progress("check clips", total, total))
     role = "target" if data.role in ("trial", "test") else data.role
-    findings = [*_broken(seen), *_lengths(seen, role), *_plausible(seen.measures), *_texts(seen, data, role)]
+    findings = [*_broken(seen), *_lengths(seen, data), *_plausible(seen.measures), *_texts(seen, data, role)]
     if isinstance(data, Raw):
         findings += _lists(data)
     order = ("error", "warning", "info")
@@ -180,17 +180,17 @@ def _broken(seen: _Seen) -> list[Finding]:
     return findings
 
 
-def _lengths(seen: _Seen, role: str) -> list[Finding]:
+def _lengths(seen: _Seen, data: Corpus | Raw) -> list[Finding]:
     if not seen.measures:
         return []
     frames = np.array([m.frames for m in seen.measures])
-    least = MIN_FRAMES[role] - 1  # clips made from joints have one frame less than their recording
+    least = data.shortest if isinstance(data, Raw) else 0  # of a packed corpus none was left that is too short
     low, middle, high = np.quantile(frames, [0.05, 0.5, 0.95])
     findings = [
         Finding("info", f"frames at 20 fps: median {middle:.0f}, 90 % within {low:.0f}..{high:.0f}", int(frames.sum()))
     ]
     notices: tuple[tuple[Level, str, NDArray[np.bool_]], ...] = (
-        ("warning", f"shorter than {MIN_FRAMES[role]} frames: dropped when packed", frames < least),
+        ("warning", f"shorter than {least} frames: dropped when packed", frames < least),
         ("info", f"longer than {MAX_FRAMES} frames: cropped when packed", frames > MAX_FRAMES),
     )
     for level, what, mask in notices:

@@ -27,8 +27,8 @@ SOURCE_FRAMES = (60, 196)  # feature frames
 TARGET_FRAMES = (16, 60)
 GAP = (4, 16)  # frames between chained actions
 ALONE_SHARE = 1 / 2  # of the actions of source clips: told alone too, as a stretch with captions of its own
-ALONE_FRAMES = 40  # of such a stretch at least
-ALONE_MARGIN = 8  # frames before and after the action at most
+ALONE_FRAMES = 16  # of such a stretch at least: one padded to 40 would show its neighbours, of which nothing is told
+ALONE_MARGIN = 4  # frames before and after the action at most
 _BLOCK = 100  # clips posed at a time
 
 
@@ -156,7 +156,8 @@ def target_classes() -> list[tuple[str, tuple[str, ...]]]:
 def generate_source(n_clips: int, seed: int) -> list[GeneratedClip]:
     """Return captioned clips of two or three chained actions, 60..196 feature frames, 1..3 captions each.
 
-    Some of the actions are told alone too, as captioned stretches of 40 frames or more (HumanML3D has such as well).
+    Half of the actions are told alone too, as captioned stretches cut closely around them (HumanML3D has such as well,
+    but of 40 frames or more).
     """
     return _posed([_source_take(i, numpy_generator(seed, "source", i)) for i in range(n_clips)], SOURCE)
 

@@ -53,9 +53,14 @@ class Raw:
     sides: Mapping[str, frozenset[str]] = field(default_factory=dict)  # subjects by published list
     notes: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def shortest(self) -> int:
+        """Frames of features that a clip needs at least."""
+        return self.least or MIN_FRAMES[self.role]
+
     def clips(self, progress: ProgressCallback = silent) -> Iterator[Clip]:
         """Yield the clips: shorter than the role's minimum dropped, longer than 196 frames cropped, both counted."""
-        least = self.least or MIN_FRAMES[self.role]
+        least = self.shortest
         self.notes.update(too_short=0, cropped=0, missing=len(self.missing), missing_first=list(self.missing[:3]))
         every = max(self.total // 200, 1)
         for done, item in enumerate(self.items()):

@@ -40,7 +40,7 @@ def open_raw(reader: Reader, role: Role | None = None) -> Raw:
 
 def open_generated(reader: GeneratedReader) -> Raw:
     """List the embedded generated corpus; its input files are the generator's own source."""
-    from kinemic.data.procedural import target_classes
+    from kinemic.data.procedural import ALONE_FRAMES, target_classes
 
     sources = sorted(Path(__file__).parent.glob("procedural*.py"))
     classes = target_classes() if reader.part == "target" else []
@@ -52,6 +52,7 @@ def open_generated(reader: GeneratedReader) -> Raw:
         items=partial(_generated_items, reader, {name: i for i, (name, _) in enumerate(classes)}),
         classes=tuple(name for name, _ in classes),
         class_captions=tuple(tuple(captions) for _, captions in classes),
+        least=ALONE_FRAMES,
     )
 
 
