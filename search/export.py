@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 import yaml
@@ -18,6 +18,7 @@ from kinemic.bundle_check import BundleCheck
 from kinemic.errors import KinemicError
 from kinemic.files import new_folder, write_text
 from kinemic.progress import Progress, ProgressCallback, silent
+from kinemic.report import RungReport
 from search import study as studies
 from search.config import SearchConfig
 from search.folder import SearchFolder
@@ -60,20 +61,18 @@ def export_best(
     source = folder.trials / f"{best.number:04d}" / GENERATOR
     if not source.exists():
         raise KinemicError(f"trial {best.number} left no {GENERATOR} in {source.parent}; run the search again")
-    last = studies.reports(best)[-1]
-    facts = {"search": config.name, "trial": best.number}
-    facts |= {"dev_accuracy": last.dev_accuracy, "dev_accuracy_se": last.dev_accuracy_se}
-    trial = studies.trial_config(config, studies.trial_values(best))
+    trial, report = studies.trial_config(config, studies.trial_values(best)), studies.reports(best)[-1]
     with new_folder(target) as bundle:
         shutil.copyfile(source, bundle / GENERATOR)
-        seeds = config.seeds.model_dump(mode="json")
-        data = facts | {"seeds": seeds, "config": trial.model_dump(mode="json")}
+        data = {"search": config.name, "trial": best.number}
+        data |= {"dev_accuracy": report.dev_accuracy, "dev_accuracy_se": report.dev_accuracy_se}
+        data |= {"seeds": config.seeds.model_dump(mode="json"), "config": trial.model_dump(mode="json")}
         write_text(bundle / "config.yaml", yaml.safe_dump(data, sort_keys=False))
-        write_text(bundle / "README.md", _readme(facts))
+        write_text(bundle / "README.md", _readme(config, best.number, report))
         progress(Progress("check", 0, 1))
         found = check_in_fresh_process(bundle, folder.state().inputs.trial_data)
         progress(Progress("check", 1, 1))
-        version = _register(bundle, registry, study.study_name, facts, trial.synthesis.guidance) if registry else None
+        version = _register(bundle, registry, config, study, best.number, report) if registry else None
     return Exported(best.number, found, version)
 
 
@@ -98,19 +97,29 @@ def check_in_fresh_process(bundle: Path, few_shots: Path) -> BundleCheck:
     return BundleCheck.from_json((bundle / CHECK).read_text(encoding="utf-8"))
 
 
-def _register(bundle: Path, registry: Registry, study: str, facts: dict[str, Any], guidance: float) -> str:
-    from kinemic.checkpoint import read_meta
-    from search.registry import register
+def _register(
+    bundle: Path, registry: Registry, config: SearchConfig, study: optuna.Study, number: int, report: RungReport
+) -> str:
+    from kinemic.bundle import GeneratorBundle
+    from search.registry import Facts, register
 
-    meta = read_meta(bundle / GENERATOR)
-    known = {"encoder_id": meta["encoder_id"], "classes": meta["classes"]}
-    return register(bundle, registry, study, facts | known, guidance)
+    model = GeneratorBundle.load(bundle)
+    facts = Facts(
+        search=config.name,
+        trial=number,
+        dev_accuracy=report.dev_accuracy,
+        dev_accuracy_se=report.dev_accuracy_se,
+        encoder_id=model.encoder_id,
+        classes=model.classes,
+        guidance=model.trial.synthesis.guidance,
+    )
+    return register(bundle, registry, study.study_name, facts)
 
 
-def _readme(facts: dict[str, Any]) -> str:
+def _readme(config: SearchConfig, number: int, report: RungReport) -> str:
     return (
-        f"# Generator of trial {facts['trial']} of the search {facts['search']}\n\n"
-        f"Dev accuracy {facts['dev_accuracy']:.4f} (chosen on these clips); `{CHECK}` says what its clips are like. "
+        f"# Generator of trial {number} of the search {config.name}\n\n"
+        f"Dev accuracy {report.dev_accuracy:.4f} (chosen on these clips); `{CHECK}` says what its clips are like. "
         f"Everything that generation needs is in {GENERATOR}:\n\n"
         '    kinemic generate --model . --action "NAME" -n 20\n'
         "    kinemic synth write --model . --format npz -n 100 SET\n"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mlflow import MlflowClient, pyfunc
+from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -18,6 +18,9 @@ from kinemic import __version__
 from kinemic.errors import KinemicError
 from search.outbox import DELIVERY_ERRORS
 from search.tracking import STUDY_TAG, TRIAL_TAG, check_reachable
+
+with warnings.catch_warnings(action="ignore"):  # MLflow warns of the type hints of a class of its own
+    import mlflow.pyfunc
 
 ALIAS: Final = "champion"
 LOADER: Final = "search.pyfunc"
@@ -32,39 +35,38 @@ class Registry:
     name: str
 
 
-def register(bundle: Path, registry: Registry, study: str, facts: Mapping[str, Any], guidance: float) -> str:
+@dataclass(frozen=True)
+class Facts:
+    """What a registered model says of itself; accuracies are 0..1, ``guidance`` is its default."""
+
+    search: str
+    trial: int
+    dev_accuracy: float
+    dev_accuracy_se: float | None
+    encoder_id: str
+    classes: tuple[str, ...]
+    guidance: float
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the facts as plain values."""
+        return asdict(self) | {"classes": list(self.classes)}
+
+
+def register(bundle: Path, registry: Registry, study: str, facts: Facts) -> str:
     """Log an exported folder as a pyfunc of its trial's run and register it; returns the new version.
 
-    ``facts`` are the model's metadata, and must hold its ``trial``; ``guidance`` is what it generates with by default.
     Raises KinemicError, one line, for a store that is away, refuses, or holds no run of the trial.
     """
     check_reachable(registry.uri)
     client = MlflowClient(tracking_uri=registry.uri, registry_uri=registry.uri)
     try:
-        run = _trial_run(client, registry, study, int(facts["trial"]))
-        return _register(client, bundle, registry.name, run, facts, guidance)
+        run = _trial_run(client, registry, study, facts.trial)
+        return _register(client, bundle, registry.name, run, facts)
     except DELIVERY_ERRORS as error:
         first = str(error).strip().splitlines()[0]
         raise KinemicError(
             f"the model can't be registered in MLflow at {registry.uri}: {first}; --no-register exports it all the same"
         ) from error
-
-
-def signature(guidance: float) -> ModelSignature:
-    """Return what the model takes and gives; see ``search.pyfunc``."""
-    joints_TJ3 = Array(Array(Array(DataType.float)))
-    return ModelSignature(
-        inputs=Schema([ColSpec("string", "action"), ColSpec("long", "count")]),
-        outputs=Schema(
-            [
-                ColSpec("string", "action"),
-                ColSpec("string", "caption"),
-                ColSpec("long", "frames"),
-                ColSpec(joints_TJ3, "joints"),
-            ]
-        ),
-        params=ParamSchema([ParamSpec("seed", "long", 0), ParamSpec("guidance", "double", guidance)]),
-    )
 
 
 def _trial_run(client: MlflowClient, registry: Registry, study: str, number: int) -> Run:
@@ -79,33 +81,46 @@ def _trial_run(client: MlflowClient, registry: Registry, study: str, number: int
     return found[0]
 
 
-def _register(
-    client: MlflowClient, bundle: Path, name: str, run: Run, facts: Mapping[str, Any], guidance: float
-) -> str:
+def _register(client: MlflowClient, bundle: Path, name: str, run: Run, facts: Facts) -> str:
     # By the client and not by log_model: that sets the process's own tracking store, and prints.
     run_id = run.info.run_id
-    tags = {f"kinemic.{key}": str(value) for key, value in facts.items()}
+    tags = {f"kinemic.{key}": str(value) for key, value in facts.metadata().items()}
     logged = client.create_logged_model(run.info.experiment_id, "generator", run_id, tags)
     with tempfile.TemporaryDirectory() as room:
-        folder = Path(room) / "model"
-        pyfunc.save_model(
-            folder,
-            loader_module=LOADER,
-            data_path=str(bundle),
-            mlflow_model=Model(artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id),
-            signature=signature(guidance),
-            metadata=dict(facts),
-            pip_requirements=[f"kinemic=={__version__}"],  # inferring them would load the model in yet another process
-        )
-        client.log_model_artifacts(logged.model_id, str(folder))
+        model = Model(artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id)
+        _save(Path(room) / "model", model, bundle, facts)
+        client.log_model_artifacts(logged.model_id, str(Path(room) / "model"))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     _create(client, name)
-    version = client.create_model_version(
-        name, logged.artifact_location, run_id, tags, model_id=logged.model_id
-    ).version
-    client.set_registered_model_alias(name, ALIAS, version)
-    return str(version)
+    version = client.create_model_version(name, logged.artifact_location, run_id, tags, model_id=logged.model_id)
+    client.set_registered_model_alias(name, ALIAS, version.version)
+    return str(version.version)
+
+
+def _save(folder: Path, model: Model, bundle: Path, facts: Facts) -> None:
+    """Write what MLflow loads: the exported folder and the name of the module that reads it; no Python object."""
+    with warnings.catch_warnings(action="ignore"):  # MLflow advises an input example beside the signature
+        mlflow.pyfunc.save_model(
+            folder,
+            loader_module=LOADER,
+            data_path=str(bundle),
+            mlflow_model=model,
+            signature=signature(facts.guidance),
+            metadata=facts.metadata(),
+            pip_requirements=[f"kinemic=={__version__}"],  # to infer them, MLflow would load the model once more
+        )
+
+
+def signature(guidance: float) -> ModelSignature:
+    """Return what a model takes and gives, as ``search.pyfunc`` says; ``guidance`` is the default."""
+    joints_TJ3 = Array(Array(Array(DataType.float)))
+    clip = (("string", "action"), ("string", "caption"), ("long", "frames"), (joints_TJ3, "joints"))
+    return ModelSignature(
+        inputs=Schema([ColSpec("string", "action"), ColSpec("long", "count")]),
+        outputs=Schema([ColSpec(kind, name) for kind, name in clip]),
+        params=ParamSchema([ParamSpec("seed", "long", 0), ParamSpec("guidance", "double", guidance)]),
+    )
 
 
 def _create(client: MlflowClient, name: str) -> None:
