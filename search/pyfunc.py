@@ -1,7 +1,9 @@
 """The generator as MLflow's pyfunc flavour loads it: this module by name, weights from safetensors, nothing unpickled.
 
-model = mlflow.pyfunc.load_model("models:/NAME@champion")
-clips = model.predict(pandas.DataFrame({"action": ["wave"], "count": [20]}), params={"seed": 1})
+    model = mlflow.pyfunc.load_model("models:/NAME@champion")
+    clips = model.predict(pandas.DataFrame({"action": ["wave"], "count": [20]}), params={"seed": 1})
+
+Whoever loads it has kinemic installed.
 """
 
 from __future__ import annotations

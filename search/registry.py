@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from kinemic import __version__
 from kinemic.errors import KinemicError
 from search.outbox import DELIVERY_ERRORS
 from search.tracking import STUDY_TAG, TRIAL_TAG, check_reachable
@@ -24,6 +24,8 @@ with warnings.catch_warnings(action="ignore"):  # MLflow warns of the type hints
 
 ALIAS: Final = "champion"
 LOADER: Final = "search.pyfunc"
+# What loading needs beside kinemic, which is on no index: a name that anyone could take there must not be installed.
+NEEDED: Final = ("numpy", "pandas", "pydantic", "pyyaml", "safetensors", "scipy", "torch")
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,9 @@ def _register(client: MlflowClient, bundle: Path, name: str, run: Run, facts: Fa
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     _create(client, name)
-    version = client.create_model_version(name, logged.artifact_location, run_id, tags, model_id=logged.model_id)
-    client.set_registered_model_alias(name, ALIAS, version.version)
-    return str(version.version)
+    created = client.create_model_version(name, logged.artifact_location, run_id, tags, model_id=logged.model_id)
+    client.set_registered_model_alias(name, ALIAS, created.version)
+    return str(created.version)
 
 
 def _save(folder: Path, model: Model, bundle: Path, facts: Facts) -> None:
@@ -108,7 +110,7 @@ def _save(folder: Path, model: Model, bundle: Path, facts: Facts) -> None:
             mlflow_model=model,
             signature=signature(facts.guidance),
             metadata=facts.metadata(),
-            pip_requirements=[f"kinemic=={__version__}"],  # to infer them, MLflow would load the model once more
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in NEEDED],
         )
 
 
