@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +63,7 @@ def export_best(
     if not source.exists():
         raise KinemicError(f"trial {best.number} left no {GENERATOR} in {source.parent}; run the search again")
     trial, report = studies.trial_config(config, studies.trial_values(best)), studies.reports(best)[-1]
+    register = _registration(registry, config, study, best.number, report) if registry else None
     with new_folder(target) as bundle:
         shutil.copyfile(source, bundle / GENERATOR)
         data = {"search": config.name, "trial": best.number}
@@ -72,14 +74,14 @@ def export_best(
         progress(Progress("check", 0, 1))
         found = check_in_fresh_process(bundle, folder.state().inputs.trial_data)
         progress(Progress("check", 1, 1))
-        version = _register(bundle, registry, config, study, best.number, report) if registry else None
+        version = register(bundle) if register else None
     return Exported(best.number, found, version)
 
 
 def check_in_fresh_process(bundle: Path, few_shots: Path) -> BundleCheck:
     """Let a new Python load the folder, generate and judge; what it found is written into the folder.
 
-    Clips go unjudged where the few shots are no longer there. Raises KinemicError with that Python's own last line.
+    Clips go unjudged where the few shots are no longer there. Raises KinemicError with that Python's own error.
     """
     shots = ["--shots", str(few_shots)] if few_shots.exists() else []
     check = ["synth", "check", "--model", str(bundle), "--out", str(bundle / CHECK), *shots]
@@ -92,28 +94,35 @@ def check_in_fresh_process(bundle: Path, few_shots: Path) -> BundleCheck:
         check=False,
     )
     if done.returncode:
-        *_, why = done.stderr.strip().splitlines() or [f"it ended with exit code {done.returncode}"]
-        raise KinemicError(f"nothing exported, the generator fails its check: {why.removeprefix('error: ')}")
+        errors = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
+        why = errors[-1] if errors else f"its process ended with exit code {done.returncode}"
+        raise KinemicError(f"nothing exported, the generator fails its check: {why}")
     return BundleCheck.from_json((bundle / CHECK).read_text(encoding="utf-8"))
 
 
-def _register(
-    bundle: Path, registry: Registry, config: SearchConfig, study: optuna.Study, number: int, report: RungReport
-) -> str:
+def _registration(
+    registry: Registry, config: SearchConfig, study: optuna.Study, number: int, report: RungReport
+) -> Callable[[Path], str]:
+    """Return what registers a folder, once it is known that the registry can be reached and knows the trial."""
     from kinemic.bundle import GeneratorBundle
-    from search.registry import Facts, register
+    from search.registry import Facts, find_run, register
 
-    model = GeneratorBundle.load(bundle)
-    facts = Facts(
-        search=config.name,
-        trial=number,
-        dev_accuracy=report.dev_accuracy,
-        dev_accuracy_se=report.dev_accuracy_se,
-        encoder_id=model.encoder_id,
-        classes=model.classes,
-        guidance=model.trial.synthesis.guidance,
-    )
-    return register(bundle, registry, study.study_name, facts)
+    run = find_run(registry, study.study_name, number)
+
+    def register_bundle(bundle: Path) -> str:
+        model = GeneratorBundle.load(bundle)
+        facts = Facts(
+            search=config.name,
+            trial=number,
+            dev_accuracy=report.dev_accuracy,
+            dev_accuracy_se=report.dev_accuracy_se,
+            encoder_id=model.encoder_id,
+            classes=model.classes,
+            guidance=model.trial.synthesis.guidance,
+        )
+        return register(bundle, registry, run, facts)
+
+    return register_bundle
 
 
 def _readme(config: SearchConfig, number: int, report: RungReport) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -53,28 +55,20 @@ class Facts:
         """Return the facts as plain values."""
         return asdict(self) | {"classes": list(self.classes)}
 
+    def tags(self) -> dict[str, str]:
+        """Return what tells versions apart, as tags of a version."""
+        known = {key: value for key, value in asdict(self).items() if key != "classes" and value is not None}
+        return {f"kinemic.{key}": str(value) for key, value in known.items()}
 
-def register(bundle: Path, registry: Registry, study: str, facts: Facts) -> str:
-    """Log an exported folder as a pyfunc of its trial's run and register it; returns the new version.
 
-    Raises KinemicError, one line, for a store that is away, refuses, or holds no run of the trial.
-    """
+def find_run(registry: Registry, study: str, number: int) -> Run:
+    """Return a trial's run, to which its model will belong. Raises KinemicError where the store is away or has none."""
     check_reachable(registry.uri)
-    client = MlflowClient(tracking_uri=registry.uri, registry_uri=registry.uri)
-    try:
-        run = _trial_run(client, registry, study, facts.trial)
-        return _register(client, bundle, registry.name, run, facts)
-    except DELIVERY_ERRORS as error:
-        first = str(error).strip().splitlines()[0]
-        raise KinemicError(
-            f"the model can't be registered in MLflow at {registry.uri}: {first}; --no-register exports it all the same"
-        ) from error
-
-
-def _trial_run(client: MlflowClient, registry: Registry, study: str, number: int) -> Run:
-    experiment = client.get_experiment_by_name(registry.experiment)
-    where = f"tags.`{STUDY_TAG}` = '{study}' and tags.`{TRIAL_TAG}` = '{number}'"
-    found = client.search_runs([experiment.experiment_id], where, max_results=1) if experiment else []
+    with _one_line_errors(registry):
+        client = _client(registry)
+        experiment = client.get_experiment_by_name(registry.experiment)
+        where = f"tags.`{STUDY_TAG}` = '{study}' and tags.`{TRIAL_TAG}` = '{number}'"
+        found = client.search_runs([experiment.experiment_id], where, max_results=1) if experiment else []
     if not found:
         raise KinemicError(
             f"MLflow at {registry.uri} has no run of trial {number} of {study}; `kinemic search resume` sends it, "
@@ -83,21 +77,41 @@ def _trial_run(client: MlflowClient, registry: Registry, study: str, number: int
     return found[0]
 
 
-def _register(client: MlflowClient, bundle: Path, name: str, run: Run, facts: Facts) -> str:
+def register(bundle: Path, registry: Registry, run: Run, facts: Facts) -> str:
+    """Log an exported folder as a pyfunc of its trial's run and register it; returns the new version.
+
+    Raises KinemicError, one line, for a store that is away or refuses, a name that can't be one for example.
+    """
     # By the client and not by log_model: that sets the process's own tracking store, and prints.
-    run_id = run.info.run_id
-    tags = {f"kinemic.{key}": str(value) for key, value in facts.metadata().items()}
-    logged = client.create_logged_model(run.info.experiment_id, "generator", run_id, tags)
-    with tempfile.TemporaryDirectory() as room:
+    name, run_id = registry.name, run.info.run_id
+    with _one_line_errors(registry), tempfile.TemporaryDirectory() as room:
+        client = _client(registry)
+        _create(client, name)
+        logged = client.create_logged_model(run.info.experiment_id, "generator", run_id, facts.tags())
         model = Model(artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id)
         _save(Path(room) / "model", model, bundle, facts)
         client.log_model_artifacts(logged.model_id, str(Path(room) / "model"))
-    client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    _create(client, name)
-    created = client.create_model_version(name, logged.artifact_location, run_id, tags, model_id=logged.model_id)
-    client.set_registered_model_alias(name, ALIAS, created.version)
+        client.finalize_logged_model(logged.model_id, "READY")
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        source, tags = logged.artifact_location, facts.tags()
+        created = client.create_model_version(name, source, run_id, tags, model_id=logged.model_id)
+        client.set_registered_model_alias(name, ALIAS, created.version)
     return str(created.version)
+
+
+def _client(registry: Registry) -> MlflowClient:
+    return MlflowClient(tracking_uri=registry.uri, registry_uri=registry.uri)
+
+
+@contextmanager
+def _one_line_errors(registry: Registry) -> Iterator[None]:
+    try:
+        yield
+    except DELIVERY_ERRORS as error:
+        first = str(error).strip().splitlines()[0]
+        raise KinemicError(
+            f"the model can't be registered in MLflow at {registry.uri}: {first}; --no-register exports it all the same"
+        ) from error
 
 
 def _save(folder: Path, model: Model, bundle: Path, facts: Facts) -> None:

@@ -33,7 +33,7 @@ from kinemic.errors import ConfigError, KinemicError
 from kinemic.motion import features_to_joints
 from search import study as studies
 from search.folder import SearchFolder, State
-from search.registry import Facts, Registry, register
+from search.registry import Facts, Registry, find_run, register
 from search.tracking import open_tracker
 from tests import analytic
 from tests.bench import Bench, search
@@ -195,19 +195,23 @@ def test_without_the_few_shots_a_model_is_exported_unjudged(
     assert "registered" not in out
 
 
-@pytest.mark.parametrize(
-    ("model", "study", "line"),
-    [("a/b", None, "can't be registered in MLflow"), ("fine", "another", "has no run of trial")],
-)
-def test_what_the_registry_cannot_take_is_one_line(
-    model: str, study: str | None, line: str, searched: Searched, exported: Exported
-) -> None:
-    registry = Registry(searched.uri, "kinemic", model)
-    with pytest.raises(KinemicError, match=line) as caught:
-        register(exported.folder, registry, study or searched.study, facts(searched))
+def test_a_name_that_the_registry_refuses_is_one_line(searched: Searched, exported: Exported) -> None:
+    registry = Registry(searched.uri, "kinemic", "a/b")
+    with pytest.raises(KinemicError, match="can't be registered in MLflow") as caught:
+        register(exported.folder, registry, find_run(registry, searched.study, searched.number), facts(searched))
     assert "--no-register" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not searched.client.search_registered_models("name != 'mine' and name != 'again'")
+
+
+def test_a_store_without_the_trials_run_stops_an_export_before_the_check(
+    searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("search.export.check_in_fresh_process", lambda *_: pytest.fail("checked"))
+    monkeypatch.setattr("search.registry.TRIAL_TAG", "kinemic.number")  # no run has such a tag
+    assert searched.export(tmp_path / "model") == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert "has no run of trial" in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_champion_generates_what_the_bundle_does(champion: Any) -> None:
@@ -286,7 +290,8 @@ def test_nothing_is_pickled_and_loading_unpickles_nothing(
 def test_registering_again_is_a_new_version_that_takes_the_alias(searched: Searched, exported: Exported) -> None:
     registry = Registry(searched.uri, "kinemic", "again")
     for version in ("1", "2"):
-        assert register(exported.folder, registry, searched.study, facts(searched)) == version
+        run_ = find_run(registry, searched.study, searched.number)
+        assert register(exported.folder, registry, run_, facts(searched)) == version
         assert str(searched.client.get_model_version_by_alias("again", "champion").version) == version
     assert searched.versions("again") == ["1", "2"]
     assert searched.client.get_model_version("again", "1").tags["kinemic.trial"] == str(searched.number)
