@@ -227,7 +227,7 @@ def test_the_champion_generates_what_the_bundle_does(champion: Any) -> None:
     assert set(clips["caption"]) <= {caption for captions in CAPTIONS for caption in captions}
     again = champion.predict(asked[:1], params={"guidance": 9.0, "seed": 3})
     assert again["frames"][0] == clips["frames"][0]
-    assert not np.array_equal(again["joints"][0], clips["joints"][0])
+    assert np.abs(again["joints"][0] - clips["joints"][0]).max() > 1e-3  # more than another batch size makes
 
 
 @pytest.mark.parametrize(
