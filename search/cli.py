@@ -102,15 +102,30 @@ def best(name: str, runs: Path) -> None:
 
 @search.command()
 @runs_option
+@click.option("--register-as", metavar="MODEL", default=None, help="Name in MLflow's model registry.  [default: NAME]")
+@click.option("--no-register", is_flag=True, help="Write DIR alone.")
 @click.argument("name")
 @click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
-def export(name: str, target: Path, runs: Path) -> None:
-    """Copy the best generator of the search NAME into the new folder DIR, ready for `kinemic generate --model DIR`."""
+def export(name: str, target: Path, runs: Path, register_as: str | None, no_register: bool) -> None:
+    """Copy the best generator of the search NAME into the new folder DIR, check it there, and register it in MLflow.
+
+    A new process generates from DIR alone and a judge trained on the few shots looks at the clips; DIR/check.json keeps
+    what it found. `models:/MODEL@champion` is then this generator, and `kinemic generate --model DIR` generates.
+    """
     from search.export import export_best
+    from search.registry import ALIAS, Registry
+    from search.runner import tracking_uri
 
     config, folder, study = _open(name, runs)
-    number = export_best(config, folder, study, target)
-    console.print(f"wrote {target} (trial {number}); try: kinemic generate --model {target} --help")
+    model = register_as or config.name
+    uri = tracking_uri(config, runs)
+    registry = None if no_register else Registry(uri, config.tracking.experiment, model)
+    with progress_bars() as progress:
+        exported = export_best(config, folder, study, target, registry, progress)
+    console.print(f"checked in a fresh process: {exported.check.line()}")
+    if exported.version:
+        console.print(f"registered models:/{model}@{ALIAS}, version {exported.version}, in {uri}")
+    console.print(f"wrote {target} (trial {exported.number}); try: kinemic generate --model {target} --help")
 
 
 @search.command()

@@ -1,21 +1,43 @@
-"""The best trial, ready to be used elsewhere."""
+"""The best trial, checked and ready to be used elsewhere."""
 
 from __future__ import annotations
 
 import shutil
-import tempfile
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 import yaml
 
+import kinemic
+from kinemic.bundle_check import FILE_NAME as CHECK
+from kinemic.bundle_check import BundleCheck
 from kinemic.errors import KinemicError
+from kinemic.files import new_folder, write_text
+from kinemic.progress import Progress, ProgressCallback, silent
+from kinemic.report import RungReport
 from search import study as studies
 from search.config import SearchConfig
 from search.folder import SearchFolder
 from search.space import Scalar
 
+if TYPE_CHECKING:
+    from search.registry import Registry
+
 GENERATOR = "generator.safetensors"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported: the trial's number, what the check found, and the registry's version of the model."""
+
+    number: int
+    check: BundleCheck
+    version: str | None
 
 
 def settings(values: dict[str, Scalar]) -> list[str]:
@@ -23,38 +45,91 @@ def settings(values: dict[str, Scalar]) -> list[str]:
     return [f"trial.{path}={yaml.safe_dump(value).splitlines()[0]}" for path, value in values.items()]
 
 
-def export_best(config: SearchConfig, folder: SearchFolder, study: optuna.Study, target: Path) -> int:
-    """Copy the best trial's generator, its configuration and a note into a new folder; returns the trial's number.
+def export_best(
+    config: SearchConfig,
+    folder: SearchFolder,
+    study: optuna.Study,
+    target: Path,
+    registry: Registry | None = None,
+    progress: ProgressCallback = silent,
+) -> Exported:
+    """Copy the best trial's generator and its configuration into a new folder, check it, and register it.
 
-    The folder appears whole or not at all. Raises KinemicError where it is there already with something in it, or
-    where the trial left no generator.
+    The folder appears whole or not at all. Raises KinemicError where it is there already with something in it, where
+    the trial left no generator, where the generator can't generate, and where the registry can't take it.
     """
     best = studies.best_trial(study)
     source = folder.trials / f"{best.number:04d}" / GENERATOR
     if not source.exists():
         raise KinemicError(f"trial {best.number} left no {GENERATOR} in {source.parent}; run the search again")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise KinemicError(f"{target}: is there already and not empty; give a new folder")
-    trial = studies.trial_config(config, studies.trial_values(best))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
-            bundle = Path(temporary) / "bundle"
-            bundle.mkdir()
-            shutil.copyfile(source, bundle / GENERATOR)
-            data = {"search": config.name, "trial": best.number, "dev_accuracy": best.value}
-            data |= {"seeds": config.seeds.model_dump(mode="json"), "config": trial.model_dump(mode="json")}
-            (bundle / "config.yaml").write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-            (bundle / "README.md").write_text(_readme(config, best.number, best.value), encoding="utf-8")
-            bundle.replace(target)
-    except OSError as error:
-        raise KinemicError(f"{target}: cannot be written ({error.strerror}); give another folder") from error
-    return best.number
+    trial, report = studies.trial_config(config, studies.trial_values(best)), studies.reports(best)[-1]
+    register = _registration(registry, config, study, best.number, report) if registry else None
+    with new_folder(target) as bundle:
+        shutil.copyfile(source, bundle / GENERATOR)
+        data = {"search": config.name, "trial": best.number}
+        data |= {"dev_accuracy": report.dev_accuracy, "dev_accuracy_se": report.dev_accuracy_se}
+        data |= {"seeds": config.seeds.model_dump(mode="json"), "config": trial.model_dump(mode="json")}
+        write_text(bundle / "config.yaml", yaml.safe_dump(data, sort_keys=False))
+        write_text(bundle / "README.md", _readme(config, best.number, report))
+        progress(Progress("check", 0, 1))
+        found = check_in_fresh_process(bundle, folder.state().inputs.trial_data)
+        progress(Progress("check", 1, 1))
+        version = register(bundle) if register else None
+    return Exported(best.number, found, version)
 
 
-def _readme(config: SearchConfig, number: int, accuracy: float | None) -> str:
+def check_in_fresh_process(bundle: Path, few_shots: Path) -> BundleCheck:
+    """Let a new Python load the folder, generate and judge; what it found is written into the folder.
+
+    Clips go unjudged where the few shots are no longer there. Raises KinemicError with that Python's own error.
+    """
+    shots = ["--shots", str(few_shots)] if few_shots.exists() else []
+    check = ["synth", "check", "--model", str(bundle), "--out", str(bundle / CHECK), *shots]
+    done = subprocess.run(
+        [sys.executable, "-m", "kinemic.cli", *check],
+        cwd=Path(kinemic.__file__).parents[1],  # so that it finds this very kinemic, installed or not
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        errors = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
+        why = errors[-1] if errors else f"its process ended with exit code {done.returncode}"
+        raise KinemicError(f"nothing exported, the generator fails its check: {why}")
+    return BundleCheck.from_json((bundle / CHECK).read_text(encoding="utf-8"))
+
+
+def _registration(
+    registry: Registry, config: SearchConfig, study: optuna.Study, number: int, report: RungReport
+) -> Callable[[Path], str]:
+    """Return what registers a folder, once it is known that the registry can be reached and knows the trial."""
+    from kinemic.bundle import GeneratorBundle
+    from search.registry import Facts, find_run, register
+
+    run = find_run(registry, study.study_name, number)
+
+    def register_bundle(bundle: Path) -> str:
+        model = GeneratorBundle.load(bundle)
+        facts = Facts(
+            search=config.name,
+            trial=number,
+            dev_accuracy=report.dev_accuracy,
+            dev_accuracy_se=report.dev_accuracy_se,
+            encoder_id=model.encoder_id,
+            classes=model.classes,
+            guidance=model.trial.synthesis.guidance,
+        )
+        return register(bundle, registry, run, facts)
+
+    return register_bundle
+
+
+def _readme(config: SearchConfig, number: int, report: RungReport) -> str:
     return (
         f"# Generator of trial {number} of the search {config.name}\n\n"
-        f"Dev accuracy {accuracy:.4f} (chosen on these clips). Everything that generation needs is in {GENERATOR}:\n\n"
+        f"Dev accuracy {report.dev_accuracy:.4f} (chosen on these clips); `{CHECK}` says what its clips are like. "
+        f"Everything that generation needs is in {GENERATOR}:\n\n"
         '    kinemic generate --model . --action "NAME" -n 20\n'
+        "    kinemic synth write --model . --format npz -n 100 SET\n"
     )

@@ -253,8 +253,8 @@ def test_a_trial_that_asks_for_more_than_there_is_is_one_line(runs: Path) -> Non
     runner.start(search("large"), runs, prepared=(analytic.inputs(runs), analytic.SOURCE_CLIPS))  # mended, it may start
 
 
-def test_best_status_and_export_read_the_finished_search(
-    done: Outcome, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_best_and_status_read_the_finished_search(
+    done: Outcome, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     best = max((row for row in done.rows if row.state == "complete"), key=lambda row: row.accuracy or 0.0)
     assert command(["search", "best", "done", "--runs", str(runs)]) == 0
@@ -266,13 +266,6 @@ def test_best_status_and_export_read_the_finished_search(
     shown = capsys.readouterr().out
     assert "8 of 8 trials" in shown
     assert "on dev: chosen on these clips" in shown
-
-    target = tmp_path / "bundle"
-    assert command(["search", "export", "done", str(target), "--runs", str(runs)]) == 0
-    assert {path.name for path in target.iterdir()} == {"generator.safetensors", "config.yaml", "README.md"}
-    capsys.readouterr()
-    assert command(["search", "export", "done", str(target), "--runs", str(runs)]) == 2
-    assert "is there already and not empty" in capsys.readouterr().err
 
 
 def test_an_unknown_search_is_one_line_with_the_known_ones(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
 
+from kinemic.commands.generation import Generation, generation_options
 from kinemic.commands.options import experiment_options, interruptible, need_writable
 from kinemic.config import ExperimentConfig, load_experiment
 from kinemic.console import console, progress_bars, show_warnings
@@ -58,15 +59,7 @@ def adapt(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
 
 
 @click.command()
-@click.option(
-    "--model", type=click.Path(path_type=Path), required=True, help="Exported bundle: a folder or .safetensors file."
-)
-@click.option("--action", "actions", multiple=True, help="Class to generate, repeatable.  [default: every class]")
-@click.option("-n", "--clips", type=click.IntRange(1), default=20, show_default=True, help="Clips per class.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same clips.")
-@click.option("--guidance", type=click.FloatRange(0), default=None, help="Guidance scale.  [default: the bundle's]")
-@click.option("--sampling-steps", type=click.IntRange(1), default=None, help="Reverse steps.  [default: the bundle's]")
-@click.option("--device", default=None, help="Torch device.  [default: cuda:0 if there is one]")
+@generation_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -74,33 +67,20 @@ def adapt(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
     show_default=True,
     help="Folder for clips.npz, clips.jsonl, clips.gif.",
 )
-def generate(
-    model: Path,
-    actions: tuple[str, ...],
-    clips: int,
-    seed: int,
-    guidance: float | None,
-    sampling_steps: int | None,
-    device: str | None,
-    out: Path,
-) -> None:
+def generate(out: Path, **options: Any) -> None:
     """Generate clips from an exported bundle; no corpus, prior or text encoder has to be present.
 
     Clips are joints in metres, y up, 20 frames a second, in the plain joint layout that "format: joints" reads.
     """
-    from kinemic.bundle import GeneratorBundle
     from kinemic.data.joints import write_joints
-    from kinemic.device import resolve_device
     from kinemic.motion import features_to_joints
     from kinemic.render import gif, in_place
 
-    bundle = GeneratorBundle.load(model)
-    wanted = [bundle.class_index(a) for a in dict.fromkeys(actions)] or None
+    generation = Generation.open(**options)
+    bundle = generation.bundle
     need_writable(out)
-    changes = {"guidance": guidance, "sampling_steps": sampling_steps}
-    synthesis = bundle.trial.synthesis.model_copy(update={k: v for k, v in changes.items() if v is not None})
     with progress_bars() as progress:
-        made = bundle.generate(wanted, clips, seed, resolve_device(device), synthesis, progress)
+        made = generation.run(progress)
     joints = [features_to_joints(features) for features in made.features]
     labels = [bundle.classes[c] for c in made.labels]
     captions = [bundle.captions[c] for c in made.labels]
