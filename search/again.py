@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,10 @@ def plan(found: Sequence[Contender], seeds: Sequence[TrialSeeds], folder: Path) 
 
 
 def run_all(
-    rows: dict[str, list[Run]], work: Work, share: Share, changed: Callable[[int, int], None] = lambda done, total: None
+    rows: Mapping[str, list[Run]],
+    work: Work,
+    share: Share,
+    changed: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, list[Result]]:
     """Run every row's runs, repetition by repetition; a run that fails is a Failure in its place.
 
@@ -77,6 +80,11 @@ def run_all(
         for ref in running:
             ray.cancel(ref, force=True)
     return {key: [done[run] for run in runs] for key, runs in rows.items()}
+
+
+def failure_lines(results: Sequence[Result]) -> tuple[str, ...]:
+    """Return what went wrong in runs that failed, one line each."""
+    return tuple(f"{r.kind}: {r.message}" for r in results if isinstance(r, Failure))
 
 
 def _run(config: TrialConfig, seeds: TrialSeeds, folder: Path, name: str) -> Run:

@@ -47,9 +47,12 @@ def baselines(config: SearchConfig, space: Mapping[str, Domain], source_clips: i
     def but(values: Mapping[str, Scalar]) -> TrialConfig:
         return with_values(published, values)
 
-    single_stream = {"loss.contrastive": 0.0, "loss.window_rec": 0.0, "loss.window_distill": 0.0}
+    single_stream: dict[str, Scalar] = {"loss.contrastive": 0.0, "loss.window_rec": 0.0, "loss.window_distill": 0.0}
     # The windows are found by what the contrastive term trains, so this row can't go without it.
-    windows = {"synthesis.source": "mined_windows", "loss.contrastive": published.loss.contrastive or 1.0}
+    windows: dict[str, Scalar] = {
+        "synthesis.source": "mined_windows",
+        "loss.contrastive": published.loss.contrastive or 1.0,
+    }
     top_k, full = published.mining.top_k, min(TrialConfig().mining.top_k, source_clips)
     return [
         *_real(config),

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from kinemic.report import shown
+from search.confirmation import Confirmation, ConfirmedRow
 from search.contenders import ContenderTable
 from search.folder import SearchFolder
 from search.status import TrialRow
@@ -48,7 +49,7 @@ class LiveTable:
     def contending(self, done: int, total: int) -> None:
         """Take how many runs of contenders are done."""
         self._again = (done, total)
-        self._say(f"contenders {done}/{total}")
+        self._say(f"on fresh seeds {done}/{total}")
 
     def _say(self, line: str) -> None:
         if not self._console.is_terminal and line not in self._said:
@@ -62,7 +63,8 @@ class LiveTable:
         parts: list[RenderableType] = [trial_table(rows, self._folder), summary_line(self._rows, self._budget)]
         done, total = self._again
         if total:
-            parts.append(f"contenders on fresh seeds: {done} of {total} runs{_running(self._folder.contenders)}")
+            folders = (self._folder.contenders, self._folder.confirmation)
+            parts.append(f"on fresh seeds: {done} of {total} runs{_running(folders)}")
         return Group(*parts)
 
 
@@ -104,6 +106,57 @@ def contender_table(table: ContenderTable) -> Table:
     return printed
 
 
+def confirmation_table(confirmation: Confirmation) -> Table:
+    """Return a confirmation as a table, in percent and percent points; differences are winner minus row."""
+    winner = next(row.title for row in confirmation.rows if row.key == confirmation.winner)
+    printed = Table(
+        title=f"confirmed on fresh seeds ({confirmation.repetitions} x {confirmation.judge_seeds} judges); "
+        f"winner, chosen on dev: {winner}",
+        title_justify="left",
+        title_style="bold",
+        caption=_looked(confirmation),
+        caption_justify="left",
+    )
+    printed.add_column("row")
+    for name in ("dev %", "test %", "95 % interval", "winner ahead by", "95 % interval", "detectable"):
+        printed.add_column(name, justify="right", no_wrap=True)
+    printed.add_column("")
+    for row in sorted(confirmation.rows, key=lambda row: (row.key != confirmation.winner, row.baseline)):
+        printed.add_row(
+            row.title,
+            f"{_percent(row.dev_mean)} +- {_percent(row.dev_se)}",
+            *_tested(row),
+            row.failures[0] if row.failures else "noise" if row.noise else "",
+        )
+    return printed
+
+
+def _tested(row: ConfirmedRow) -> list[str]:
+    if row.test_accuracy is None:
+        return ["", "", "", "", ""]
+    found = [_percent(row.test_accuracy), _interval(row.test_interval)]
+    if row.difference is None:
+        return [*found, "", "", ""]
+    gap = [f"{100 * row.difference:+.1f}", _interval(row.difference_interval)]
+    return [*found, *gap, _percent(row.smallest_detectable_difference)]
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{_percent(interval[0])} .. {_percent(interval[1])}"
+
+
+def _looked(confirmation: Confirmation) -> str:
+    if not confirmation.tested:
+        return "the test split was not opened for these rows yet"
+    times = (
+        "once" if confirmation.looks == 1 else f"{confirmation.looks} times: all but the first look weaken the claim"
+    )
+    return (
+        f"test: {confirmation.test_clips} clips, opened {times}; noise: the interval of the difference holds 0; "
+        "detectable: the true difference that would be found 8 times in 10"
+    )
+
+
 def summary_line(rows: list[TrialRow], budget: int) -> str:
     """Return how many trials there are of each state."""
     states = [row.state for row in rows]
@@ -137,10 +190,10 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _running(folder: Path) -> str:
-    """Return what the contenders' runs are at, from the progress of those that are not done."""
+def _running(folders: tuple[Path, ...]) -> str:
+    """Return what runs on fresh seeds are at, from the progress of those that are not done."""
     at = []
-    for workdir in sorted(folder.glob("*-*")) if folder.is_dir() else []:
+    for workdir in sorted(path for folder in folders for path in folder.glob("*-*")):
         progress = read_progress(workdir)
         if progress and not any(workdir.glob("rung-*/report.json")):
             at.append(f"{workdir.name} {progress.stage} {progress.done}/{progress.total}")
