@@ -125,6 +125,7 @@ def _run_on_dev(planned: _Plan, sitting: Sitting) -> Confirmation:
     results = run_all(planned.runs, sitting.work, share(config.resources), sitting.watch.contending)
     rows = [dev_row(c, results[c.key], baseline=True) for c in planned.baselines]
     rows += [dev_row(c, results[c.key], baseline=False) for c in planned.trials]
+    log = _looks(planned.opened)
     return Confirmation(
         search=config.name,
         judge=config.trial.judge.profile,
@@ -134,6 +135,8 @@ def _run_on_dev(planned: _Plan, sitting: Sitting) -> Confirmation:
         winner=choose_winner(rows),
         runs=planned.names,
         rows=tuple(rows),
+        looks=len(log),
+        look_log=log,
     )
 
 
@@ -203,14 +206,17 @@ def _record(opened: Opened, look: Look) -> None:
 
 
 def _check_judges(planned: _Plan, keys: Sequence[str]) -> None:
-    """Raise CheckpointError for a judge that is gone or another, before a look is spent on it."""
+    """Raise KinemicError for a judge that is gone or another, before a look is spent on it."""
     from kinemic.judges import check_judge, judge_file
 
     profile, classes = planned.opened.config.trial.judge.profile, planned.data.corpus.classes
     for key in keys:
         for run in planned.runs[key]:
             for number, seed in enumerate(run.seeds.judge):
-                check_judge(judge_file(run.workdir, number), profile, classes, seed)
+                file = judge_file(run.workdir, number)
+                if not file.exists():
+                    raise KinemicError(f"{file}: the judge is gone; delete {run.workdir} and confirm again")
+                check_judge(file, profile, classes, seed)
 
 
 def _score(planned: _Plan, keys: Sequence[str], file: Path) -> None:

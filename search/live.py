@@ -106,55 +106,49 @@ def contender_table(table: ContenderTable) -> Table:
     return printed
 
 
-def confirmation_table(confirmation: Confirmation) -> Table:
-    """Return a confirmation as a table, in percent and percent points; differences are winner minus row."""
-    winner = next(row.title for row in confirmation.rows if row.key == confirmation.winner)
+def confirmation_table(confirmation: Confirmation) -> RenderableType:
+    """Return a confirmation as a table, in percent and percent points; brackets are 95 % intervals."""
     printed = Table(
-        title=f"confirmed on fresh seeds ({confirmation.repetitions} x {confirmation.judge_seeds} judges); "
-        f"winner, chosen on dev: {winner}",
+        title=f"confirmed on {confirmation.repetitions} fresh seeds x {confirmation.judge_seeds} judge seeds, "
+        f"{confirmation.steps} steps, judge {confirmation.judge}",
         title_justify="left",
         title_style="bold",
-        caption=_looked(confirmation),
-        caption_justify="left",
+        box=None,
+        pad_edge=False,
     )
-    printed.add_column("row")
-    for name in ("dev %", "test %", "95 % interval", "winner ahead by", "95 % interval", "detectable"):
+    printed.add_column("", overflow="fold")
+    for name in ("dev %", "test %", "winner minus row", "detectable"):
         printed.add_column(name, justify="right", no_wrap=True)
     printed.add_column("")
     for row in sorted(confirmation.rows, key=lambda row: (row.key != confirmation.winner, row.baseline)):
-        printed.add_row(
-            row.title,
-            f"{_percent(row.dev_mean)} +- {_percent(row.dev_se)}",
-            *_tested(row),
-            row.failures[0] if row.failures else "noise" if row.noise else "",
-        )
-    return printed
+        mark = "*" if row.key == confirmation.winner else ""
+        note = shorten(row.failures[0], _FAILURE_WIDTH) if row.failures else "noise" if row.noise else ""
+        printed.add_row(row.title + mark, f"{_percent(row.dev_mean)} +- {_percent(row.dev_se)}", *_tested(row), note)
+    return Group(printed, *_read_as(confirmation))
 
 
-def _tested(row: ConfirmedRow) -> list[str]:
-    if row.test_accuracy is None:
-        return ["", "", "", "", ""]
-    found = [_percent(row.test_accuracy), _interval(row.test_interval)]
+def _tested(row: ConfirmedRow) -> tuple[str, str, str]:
+    own = _with_interval(row.test_accuracy, row.test_interval)
     if row.difference is None:
-        return [*found, "", "", ""]
-    gap = [f"{100 * row.difference:+.1f}", _interval(row.difference_interval)]
-    return [*found, *gap, _percent(row.smallest_detectable_difference)]
+        return own, "", ""
+    gap = _with_interval(row.difference, row.difference_interval)
+    return own, gap, _percent(row.smallest_detectable_difference)
 
 
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{_percent(interval[0])} .. {_percent(interval[1])}"
+def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{_percent(value)} [{_percent(interval[0])}, {_percent(interval[1])}]"
 
 
-def _looked(confirmation: Confirmation) -> str:
+def _read_as(confirmation: Confirmation) -> list[str]:
+    lines = ["* the winner, chosen on dev"]
     if not confirmation.tested:
-        return "the test split was not opened for these rows yet"
-    times = (
-        "once" if confirmation.looks == 1 else f"{confirmation.looks} times: all but the first look weaken the claim"
-    )
-    return (
-        f"test: {confirmation.test_clips} clips, opened {times}; noise: the interval of the difference holds 0; "
-        "detectable: the true difference that would be found 8 times in 10"
-    )
+        return [*lines, "the test split has not been scored for these rows yet"]
+    looks = "opened once" if confirmation.looks == 1 else f"opened {confirmation.looks} times, which weakens the claim"
+    return [
+        *lines,
+        f"test: {confirmation.test_clips} clips, {looks}",
+        "noise: the difference may be none; detectable: a true difference that is found 8 times in 10",
+    ]
 
 
 def summary_line(rows: list[TrialRow], budget: int) -> str:

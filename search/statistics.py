@@ -41,7 +41,7 @@ class Estimate:
         return float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)) * self.se
 
 
-def estimate(scores_KJN: Scores, seed: int) -> Estimate:
+def estimate(scores_KJN: Scores, seed: int, draws: int = DRAWS) -> Estimate:
     """Return the mean of scores with its interval, by a hierarchical bootstrap over repetitions and clips; K >= 2.
 
     Every draw takes N clips, the same for every seed, and K - 1 repetitions (with K their own number would shrink the
@@ -52,7 +52,7 @@ def estimate(scores_KJN: Scores, seed: int) -> Estimate:
     """
     scores = np.asarray(scores_KJN, np.float64)
     repetitions = scores.shape[0]
-    value, se = float(scores.mean()), float(_draws(scores, numpy_generator(seed, "bootstrap")).std(ddof=1))
+    value, se = float(scores.mean()), float(_resampled(scores, draws, numpy_generator(seed, "bootstrap")).std(ddof=1))
     between = float(scores.mean(axis=(1, 2)).var(ddof=1)) / repetitions
     share = between / se**2 if se > 0 else 0.0
     freedom = (repetitions - 1) / min(share, 1.0) ** 2 if share > 0 else np.inf
@@ -66,11 +66,11 @@ def paired_difference(ours_KJN: Scores, theirs_KJN: Scores, seed: int) -> Estima
     return estimate(np.asarray(ours_KJN, np.float64) - np.asarray(theirs_KJN, np.float64), seed)
 
 
-def _draws(scores_KJN: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Means of resampled scores, (DRAWS,): clips by how often each is drawn, then repetitions of those means."""
+def _resampled(scores_KJN: NDArray[np.float64], draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Means of resampled scores, (draws,): clips by how often each is drawn, then repetitions of those means."""
     repetitions, _, clips = scores_KJN.shape
-    counts_BN = rng.multinomial(clips, np.full(clips, 1 / clips), size=DRAWS)
+    counts_BN = rng.multinomial(clips, np.full(clips, 1 / clips), size=draws)
     means_BK = counts_BN @ scores_KJN.mean(axis=1).T / clips
-    drawn_BK = rng.integers(repetitions, size=(DRAWS, repetitions - 1))
+    drawn_BK = rng.integers(repetitions, size=(draws, repetitions - 1))
     drawn: NDArray[np.float64] = np.take_along_axis(means_BK, drawn_BK, axis=1).mean(axis=1)
     return drawn
