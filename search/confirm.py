@@ -32,7 +32,7 @@ from search.resources import connected, share, sigterm_as_ctrl_c
 from search.sitting import Opened, Sat, Sitting, Watch, runs_option, sit
 from search.trainable import RunTrial
 
-LOOKS = "test_looks"  # attribute of the study
+LOOKS, RESULT = "test_looks", "confirmation"  # attributes of the study
 
 _ROW = "correct."  # arrays (K, J, N) of a look's file
 
@@ -85,7 +85,8 @@ def confirm(
     def advice() -> str:
         return f"stopped, finished runs are kept; go on with `kinemic search confirm {name}{runs_option(runs)}`"
 
-    return sit(opened, runs, body, advice, run_trial=run_trial, watch=watch)
+    # A refused confirmation does not make the search a failed one.
+    return sit(opened, runs, body, advice, run_trial=run_trial, watch=watch, refused="FINISHED")
 
 
 def _plan(opened: Opened, runs: Path) -> _Plan:
@@ -157,6 +158,7 @@ def _test(planned: _Plan, fixed: Confirmation, again: bool, without_failed: bool
     rows = [tested_row(row, fixed.winner, fixed.runs[row.key] == own, correct, seed) for row in fixed.rows]
     done = {"rows": tuple(rows), "looks": len(log), "look_log": log, "test_clips": look.clips}
     confirmation = fixed.model_copy(update=done)
+    planned.opened.study.set_user_attr(RESULT, confirmation.model_dump(mode="json"))
     store(confirmation, file)
     return confirmation
 

@@ -83,16 +83,18 @@ def sit(
     *,
     run_trial: RunTrial | None = None,
     watch: Watch | None = None,
+    refused: str = "FAILED",
 ) -> Sat[Made]:
     """Do something with a search, its runs on the tracking server open and closed again whatever happens.
 
-    Interrupted, it raises KeyboardInterrupt with the line of ``advice``.
+    Interrupted, it raises KeyboardInterrupt with the line of ``advice``. ``refused`` is the state that the search's own
+    run is left in by an error.
     """
     config, state = opened.config, opened.state
     work = Work(state.inputs, config.trial, config.seeds, opened.folder.trials, run_trial)
     uri, artifacts = tracking_uri(config, runs), artifacts_folder(config, runs)
     tracker = open_tracker(uri, config.tracking.experiment, state.study, config.name, artifacts)
-    made, status, patience = list[Made](), "FAILED", _PATIENCE
+    made, status, patience = list[Made](), refused, _PATIENCE
     try:
         made.append(body(Sitting(opened, work, tracker, watch or Unwatched())))
         status = "FINISHED"

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities import Run as TrackedRun
 from ray import cloudpickle
 
 from kinemic.cli import run as command
-from kinemic.config import TrialConfig, TrialSeeds
+from kinemic.config import JudgeConfig, TrialConfig, TrialSeeds
 from kinemic.data.corpus import Corpus
 from kinemic.data.prepare import prepare
 from kinemic.errors import DivergedError, FirewallError, KinemicError
@@ -40,7 +41,7 @@ from search.trainable import Work
 from tests import analytic
 from tests.toy import TOY, toy_experiment
 
-NAME = "toy"
+NAME, JUDGE = "toy", "judge.safetensors"
 TEST_SUBJECTS = ["s06", "s07", "s08", "s09"]
 SPACE = {  # the analytic trial is best at guidance 3, so that the published 2.5 does not win
     "synthesis.guidance": {"type": "float", "low": 2.8, "high": 3.2},
@@ -51,16 +52,18 @@ SPACE = {  # the analytic trial is best at guidance 3, so that the published 2.5
 def keeping(
     inputs: TrialInputs, config: TrialConfig, seeds: TrialSeeds, workdir: Path, device: str, progress: ProgressCallback
 ) -> Iterator[RungReport]:
-    """The analytic trial, and judges that have learned nothing."""
-    from kinemic.classify import PROFILES, Classifier, new_model
-    from kinemic.data.splits import load_trial_data
-    from kinemic.judges import judge_file, save_judge
+    """The analytic trial, and judges that are one trained judge with noise on its last weights."""
+    import torch
 
-    classes = load_trial_data(inputs.trial_data).corpus.classes
+    from kinemic.judges import judge_file, load_judge, save_judge
+
     fresh = config.judge.keep and not any(workdir.glob("rung-*/report.json"))
     for number, seed in enumerate(seeds.judge if fresh else ()):
-        model = new_model(PROFILES["demo"], len(classes), derive_seed(seed, config.model_dump_json()))
-        save_judge(Classifier(model, "demo", device, 1.0), judge_file(workdir, number), classes, seed)
+        judge = load_judge(inputs.cache / JUDGE)
+        weight = judge.model.fc_cls.weight.detach()
+        rng = torch.Generator().manual_seed(derive_seed(seed, config.model_dump_json()))
+        weight += weight.std() * torch.randn(weight.shape, generator=rng)
+        save_judge(judge, judge_file(workdir, number), TOY["data"]["split"]["classes"], seed)
     yield from analytic.run_trial(inputs, config, seeds, workdir, device, progress)
 
 
@@ -84,6 +87,18 @@ def _ray() -> Iterator[None]:
         cloudpickle.unregister_pickle_by_value(module)
 
 
+def train_judge(inputs: TrialInputs) -> None:
+    """Leave a judge that has learned something beside the inputs."""
+    from kinemic.classify import train_classifier
+    from kinemic.data.splits import load_trial_data
+    from kinemic.judges import save_judge
+
+    data, config = load_trial_data(inputs.trial_data), JudgeConfig(profile="demo")
+    clips, labels = [data.corpus.joints(i) for i in data.train], data.corpus.labels[data.train]
+    judge = train_classifier(clips, labels, len(data.corpus.classes), config, seed=0)
+    save_judge(judge, inputs.cache / JUDGE, data.corpus.classes, seed=0)
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, _ray: None) -> Path:
     """A folder of searches that holds one finished one, with real inputs."""
@@ -100,6 +115,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, empty_store: Path, _ray: 
     }
     config = validate(TOY | settings, "toy.yaml")
     inputs = prepare_inputs(toy_experiment(), runs / "cache")
+    train_judge(inputs)
     runner.run(config, runs, run_trial=analytic.run_trial, prepared=(inputs, analytic.SOURCE_CLIPS))
     return runs
 
@@ -142,6 +158,13 @@ def target_corpus(runs: Path) -> Corpus:
     return prepare(toy_experiment().data.target, runs / "cache" / "corpora", role="target")
 
 
+def parent_run(runs: Path) -> TrackedRun:
+    client = MlflowClient(tracking_uri=f"sqlite:///{runs / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("kinemic")
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`kinemic.role` = 'search'")
+    return parent
+
+
 @dataclass(frozen=True)
 class Done:
     runs: Path
@@ -156,6 +179,17 @@ def done(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     shutil.copyfile(searched / "mlflow.db", place / "mlflow.db")
     (place / "cache").symlink_to(searched / "cache")
     return Done(place, confirm(place))
+
+
+@pytest.fixture
+def unopened(done: Done, tmp_path: Path) -> Path:
+    """A copy of the confirmation as it was before its look."""
+    runs = tmp_path / "runs"
+    shutil.copytree(done.runs, runs, symlinks=True)
+    opened(runs).study.set_user_attr(confirming.LOOKS, [])
+    for path in (*(runs / NAME / "confirmation").glob("look-*"), runs / NAME / "confirmation.json"):
+        path.unlink()
+    return runs
 
 
 def test_every_row_runs_on_the_same_fresh_seeds_and_the_winner_is_chosen_on_dev(done: Done) -> None:
@@ -225,12 +259,13 @@ def test_the_look_is_kept_in_the_study_and_in_the_file_and_told_to_mlflow(done: 
     stored = load(done.runs / NAME / "confirmation.json")
     assert stored == done.confirmation
     assert stored.looks == 1
-    client = MlflowClient(tracking_uri=f"sqlite:///{done.runs / 'mlflow.db'}")
-    (parent,) = client.search_runs(["1"], "tags.`kinemic.role` = 'search'")
+    assert Confirmation.model_validate(opened(done.runs).study.user_attrs[confirming.RESULT]) == stored
+    parent = parent_run(done.runs)
     assert parent.data.metrics["test_looks"] == 1
     winner = next(row for row in stored.rows if row.key == stored.winner)
     assert parent.data.metrics[f"confirm_{winner.key}_test_accuracy"] == pytest.approx(winner.test_accuracy)
-    assert "confirmation.json" in {file.path for file in client.list_artifacts(parent.info.run_id)}
+    artifacts = Path(parent.info.artifact_uri.removeprefix("file://"))
+    assert json.loads((artifacts / "confirmation.json").read_text()) == stored.model_dump(mode="json")
     assert parent.info.status == "FINISHED"
 
 
@@ -259,6 +294,7 @@ def test_a_second_look_needs_to_be_asked_for_and_is_recorded(done: Done, tmp_pat
         confirm(runs)
     assert load(runs / NAME / "confirmation.json") == first
     assert len(looks(runs)) == 1
+    assert parent_run(runs).info.status == "FINISHED"
     found = confirm(runs, again=True)
     assert (found.looks, found.repetitions) == (2, 3)
     assert [look["number"] for look in looks(runs)] == [1, 2]
@@ -266,8 +302,9 @@ def test_a_second_look_needs_to_be_asked_for_and_is_recorded(done: Done, tmp_pat
 
 
 def test_a_look_that_is_broken_off_counts_once_and_is_finished_by_the_next_call(
-    runs: Path, monkeypatch: pytest.MonkeyPatch
+    unopened: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    runs, before = unopened, computed(unopened)
     fixed: list[Confirmation | None] = []
 
     def broken_off(*_: Any) -> None:
@@ -282,7 +319,6 @@ def test_a_look_that_is_broken_off_counts_once_and_is_finished_by_the_next_call(
     (written,) = fixed
     assert written is not None
     assert not written.tested
-    before = computed(runs)
     found = confirm(runs)
     assert (found.winner, found.looks, found.tested) == (written.winner, 1, True)
     assert computed(runs) == before
@@ -316,7 +352,8 @@ def test_interrupted_on_dev_it_goes_on_and_nothing_is_run_twice(runs: Path) -> N
     assert found.looks == 1
 
 
-def test_a_failed_baseline_is_mended_or_left_out_before_the_look_is_spent(runs: Path) -> None:
+def test_a_failed_baseline_is_mended_or_left_out_before_the_look_is_spent(unopened: Path) -> None:
+    runs = unopened
     with pytest.raises(KinemicError, match="1 baselines failed, first prior without fine-tuning") as caught:
         confirm(runs, run_trial=failing_prior)
     assert "\n" not in str(caught.value)
@@ -328,13 +365,8 @@ def test_a_failed_baseline_is_mended_or_left_out_before_the_look_is_spent(runs: 
     assert all(row.test_accuracy is not None for row in found.rows if row.baseline and row is not prior)
 
 
-def test_a_lost_judge_is_named_before_the_look_is_spent(done: Done, tmp_path: Path) -> None:
-    shutil.copytree(done.runs, tmp_path / "runs", symlinks=True)
-    runs = tmp_path / "runs"
-    opened(runs).study.set_user_attr(confirming.LOOKS, [])
-    for path in (runs / NAME / "confirmation").glob("look-*"):
-        path.unlink()
-    (runs / NAME / "confirmation.json").unlink()
+def test_a_lost_judge_is_named_before_the_look_is_spent(done: Done, unopened: Path) -> None:
+    runs = unopened
     judge = runs / NAME / "confirmation" / done.confirmation.runs["real"][1] / "judges" / "judge-1.safetensors"
     judge.unlink()
     with pytest.raises(KinemicError, match=r"judge-1\.safetensors: the judge is gone; delete .*real-1-"):
@@ -393,7 +425,7 @@ def quick(
     """The method's own trial, its judge with few updates."""
     from kinemic import classify, trial
 
-    classify.PROFILES["demo"] = replace(classify.PROFILES["demo"], epochs=1, least_updates=30)
+    classify.PROFILES["demo"] = replace(classify.PROFILES["demo"], epochs=1, least_updates=0)
     yield from trial.run_trial(inputs, config, seeds, workdir, device, progress)
 
 
@@ -407,6 +439,4 @@ def test_the_method_itself_is_confirmed(runs: Path) -> None:
     made = {key: runs / NAME / "confirmation" / names[0] for key, names in found.runs.items()}
     adapted = {key for key, workdir in made.items() if (workdir / "generator.safetensors").exists()}
     assert adapted == {"single_stream", "published", "published_top_k", found.winner}
-    right = rescored(Done(runs, found))
-    by_class = np.array(list(right.values())).reshape(-1, 3, len(TEST_SUBJECTS))
-    assert (by_class.any(axis=2) & ~by_class.all(axis=2)).any()  # judges that tell clips of one class apart
+    assert rescored(Done(runs, found)).keys() == made.keys()
