@@ -38,12 +38,13 @@ from kinemic.data.procedural import SUBJECTS
 from kinemic.data.splits import load_trial_data
 from kinemic.inputs import prepare_inputs, prepare_trial_data
 from kinemic.losses import prior_timesteps
+from kinemic.material import Material, mine_pools, start_adaptation
 from kinemic.mining import MiningResult, Pool
 from kinemic.motion import features_to_joints
 from kinemic.report import mean, shown, standard_error
 from kinemic.seeding import numpy_generator
 from kinemic.synthesis import Synthetic, synthesise
-from kinemic.trial import Material, mine_pools, score, start_adaptation
+from kinemic.trial import score
 
 EXPERIMENT = Path(__file__).parent.parent / "examples" / "demo.yaml"
 # The demo is cut to minutes. Here prior and adaptation get the steps that it takes to see a difference at all. The

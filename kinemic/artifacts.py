@@ -19,8 +19,8 @@ from kinemic.synthesis import Synthetic, synthesise
 if TYPE_CHECKING:
     from kinemic.bundle import GeneratorBundle
     from kinemic.classify import JudgeReport
+    from kinemic.material import Material
     from kinemic.mining import MiningResult
-    from kinemic.trial import Material
 
 SHOWN_CLASSES = 6  # columns of the picture
 

@@ -72,10 +72,12 @@ PROFILES: Final[dict[JudgeProfile, Profile]] = {
 class JudgeReport:
     """How well a judge recognised dev after its last epoch, never its best.
 
-    ``accuracy`` 0..1; ``per_class`` (C,) 0..1, NaN for a class without dev clips; ``confusion`` (C, C) counts, rows the
-    truth; ``dev_features`` (N, D) pooled features; ``loss`` the last epoch's mean; ``seconds`` of training and scoring.
+    ``classifier`` is the judge itself; ``accuracy`` 0..1; ``per_class`` (C,) 0..1, NaN for a class without dev clips;
+    ``confusion`` (C, C) counts, rows the truth; ``dev_features`` (N, D) pooled features; ``loss`` the last epoch's
+    mean; ``seconds`` of training and scoring.
     """
 
+    classifier: Classifier
     profile: JudgeProfile
     accuracy: float
     per_class: npt.NDArray[np.float64]
@@ -126,6 +128,7 @@ def judge(
     logits, features = classifier.score(dev_joints)
     confusion = confusion_matrix(truth, logits.argmax(axis=1), classes)
     return JudgeReport(
+        classifier=classifier,
         profile=config.profile,
         accuracy=float(np.trace(confusion) / confusion.sum()),
         per_class=per_class_accuracy(confusion),
@@ -155,7 +158,7 @@ def train_classifier(
     y_N = torch.from_numpy(_checked_labels(labels, len(joints), classes, "train", least=2)).to(device)
     x_NTJ3 = torch.from_numpy(judge_inputs(joints, profile.frames)).to(device)
     generator = torch.Generator().manual_seed(derive_seed(seed, "judge"))
-    model = _new_model(profile, classes, derive_seed(seed, "judge weights")).to(device)
+    model = new_model(profile, classes, derive_seed(seed, "judge weights")).to(device)
     optimiser = torch.optim.SGD(model.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
     sizes = _batch_sizes(len(joints) * profile.repeat, profile.batch_size)
     epochs = _epochs(len(joints) if real is None else real, profile)
@@ -173,7 +176,8 @@ def train_classifier(
     return Classifier(model.eval(), config.profile, device, loss)
 
 
-def _new_model(profile: Profile, classes: int, seed: int) -> STGCN:
+def new_model(profile: Profile, classes: int, seed: int) -> STGCN:
+    """Return an untrained judge of a profile's size."""
     return STGCN(
         profile.base_channels,
         profile.stages,

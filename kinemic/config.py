@@ -239,9 +239,16 @@ class AdaptConfig(Frozen):
         return self
 
 
-class SynthesisConfig(Frozen):
-    """Generating clips with classifier-free guidance; fewer sampling steps than diffusion steps means respacing."""
+ClipSource = Literal["adapted", "prior", "mined_clips", "mined_windows"]
 
+
+class SynthesisConfig(Frozen):
+    """Generating clips with classifier-free guidance; fewer sampling steps than diffusion steps means respacing.
+
+    ``source`` other than ``adapted`` makes a trial one of the baselines of ``kinemic.baselines``; it is never searched.
+    """
+
+    source: ClipSource = "adapted"
     clips_per_class: int = Field(20, ge=0)
     guidance: float = Field(2.5, ge=0)
     sampler: Literal["ddpm", "ddim"] = "ddpm"
@@ -257,6 +264,7 @@ class JudgeConfig(Frozen):
 
     profile: JudgeProfile = "small"
     augment: bool = False  # classical augmentation (METHOD section 7), the same for every row of a table
+    keep: bool = False  # keep the trained judges of the last rung, so that other clips can be scored without training
 
 
 class TrialConfig(Frozen):
@@ -267,6 +275,16 @@ class TrialConfig(Frozen):
     loss: LossConfig = LossConfig()
     synthesis: SynthesisConfig = SynthesisConfig()
     judge: JudgeConfig = JudgeConfig()
+
+    @property
+    def adapts(self) -> bool:
+        """Whether a generator is fine-tuned and scored, rung by rung."""
+        return self.synthesis.clips_per_class > 0 and self.synthesis.source == "adapted"
+
+    @property
+    def scored_rungs(self) -> tuple[int, ...]:
+        """The rungs, in steps, that a trial reports."""
+        return self.adapt.rungs if self.adapts else self.adapt.rungs[-1:]
 
 
 class TrialSeeds(Frozen):

@@ -8,58 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from kinemic.adapt import Adaptation
 from kinemic.artifacts import write_artifacts
+from kinemic.baselines import baseline_clips
 from kinemic.bundle import FILE_NAME, GeneratorBundle
 from kinemic.classify import JudgeReport, judge, limit_generated
-from kinemic.clips import ClipSet
-from kinemic.config import JudgeConfig, MiningConfig, TrialConfig, TrialSeeds
-from kinemic.data.corpus import Corpus
-from kinemic.data.splits import TrialData, load_trial_data
+from kinemic.config import JudgeConfig, TrialConfig, TrialSeeds
+from kinemic.data.splits import TrialData
 from kinemic.device import peak_memory_mb, reset_peak_memory
 from kinemic.files import write_text
-from kinemic.mining import MiningResult, mine_corpus
+from kinemic.judges import judge_file, save_judge
+from kinemic.material import Material, mine_pools, start_adaptation
+from kinemic.mining import MiningResult
 from kinemic.motion import features_to_joints
-from kinemic.prior import Prior, load_prior
 from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.report import RungReport, TrialInputs
 from kinemic.synthesis import Synthetic
-from kinemic.text import CachedEncoder, TextEncoder, load_encoder
 from kinemic.workdir import check, claim, identity
-
-MAX_FRAMES = 196  # longer clips are cropped, as in HumanML3D
-
-
-@dataclass(frozen=True)
-class Material:
-    """The opened inputs of a trial."""
-
-    data: TrialData
-    source: Corpus
-    prior: Prior
-    encoder: TextEncoder
-
-    @classmethod
-    def open(cls, inputs: TrialInputs, device: str) -> Material:
-        """Open and check every input. Raises FirewallError, DataError or CheckpointError."""
-        data = load_trial_data(inputs.trial_data)
-        encoder = CachedEncoder(load_encoder(inputs.encoder, device), inputs.cache)
-        return cls(data, Corpus.open(inputs.source), load_prior(inputs.prior, encoder_id=encoder.id), encoder)
-
-    @property
-    def few_shot_lengths(self) -> list[list[int]]:
-        """Frames of the few shots, by class: the only lengths that synthesis may know."""
-        corpus, train = self.data.corpus, self.data.train
-        return [
-            [min(int(corpus.lengths[i]), MAX_FRAMES) for i in train if corpus.labels[i] == c]
-            for c in range(len(corpus.classes))
-        ]
-
-    def class_text(self) -> list[torch.Tensor]:
-        """Caption embeddings of each class, (prompts, E)."""
-        return [torch.from_numpy(self.encoder.encode(list(c))) for c in self.data.corpus.class_captions]
 
 
 @dataclass
@@ -96,9 +62,10 @@ def run_trial(
 ) -> Iterator[RungReport]:
     """Yield one report per rung; rungs that ``workdir`` already holds are yielded first and not run again.
 
-    With ``synthesis.clips_per_class`` 0 the trial is the judge on real clips alone, as one report. A trial that stopped
-    anywhere continues from its last whole rung with the same numbers. Raises DivergedError, DataError, CheckpointError,
-    and ConfigError for a ``workdir`` of another trial: other settings, seeds or inputs.
+    With ``synthesis.clips_per_class`` 0 the trial is the judge on real clips alone, with another ``synthesis.source``
+    on those and the clips of a baseline, each as one report. A trial that stopped anywhere continues from its last
+    whole rung with the same numbers. Raises DivergedError, DataError, CheckpointError, and ConfigError for a
+    ``workdir`` of another trial: other settings, seeds or inputs.
     """
     mark = identity(inputs, config, seeds)
     check(workdir, mark)
@@ -109,8 +76,8 @@ def run_trial(
     reset_peak_memory(device)
     material = Material.open(inputs, device)
     claim(workdir, mark)
-    if config.synthesis.clips_per_class == 0:
-        yield _real_only(material, config, seeds, workdir, device, progress)
+    if not config.adapts:
+        yield _without_adapting(material, config, seeds, workdir, device, progress)
         return
     clock, mined = Clock(), None
     if config.loss.mines:
@@ -128,31 +95,12 @@ def run_trial(
 def stored_reports(workdir: Path, config: TrialConfig) -> list[RungReport]:
     """Return the reports of the rungs that are whole on disk, in order."""
     reports = []
-    rungs = config.adapt.rungs if config.synthesis.clips_per_class else config.adapt.rungs[-1:]
-    for steps in rungs:
+    for steps in config.scored_rungs:
         file = _rung_folder(workdir, steps) / "report.json"
         if not file.exists():
             break
         reports.append(RungReport.from_json(file.read_text(encoding="utf-8")))
     return reports
-
-
-def mine_pools(material: Material, config: MiningConfig) -> MiningResult:
-    """Mine the source for each class's soft positives by caption similarity (METHOD section 2)."""
-    return mine_corpus(material.source, material.data.corpus.class_captions, material.encoder, config)
-
-
-def start_adaptation(
-    material: Material, mined: MiningResult | None, config: TrialConfig, seeds: TrialSeeds, device: str
-) -> Adaptation:
-    """Return the fine-tuning of the two streams at step 0, holding only the source clips that its pools name."""
-    data, statistics = material.data, material.prior.statistics
-    few_shot = ClipSet.build(data.corpus, data.train, statistics, material.encoder, MAX_FRAMES)
-    pools: list[np.ndarray] = [pool.indices for pool in mined.pools] if mined else []
-    used = np.unique(np.concatenate(pools)) if pools else np.empty(0, np.int64)
-    source = ClipSet.build(material.source, used, statistics, material.encoder, MAX_FRAMES)
-    local = [np.searchsorted(used, pool) for pool in pools]
-    return Adaptation(material.prior, few_shot, source, local, config.loss, config.adapt, seeds.adaptation, device)
 
 
 def score(
@@ -212,33 +160,57 @@ def _run_rung(
         synthetic = bundle.generate(None, config.synthesis.clips_per_class, seeds.generation, device, progress=progress)
     with clock.time("classify"):
         verdicts = score(material, synthetic, config, seeds.judge, device, progress)
-    total = config.adapt.rungs[-1]
-    report = RungReport(
-        rung=config.adapt.rungs.index(steps),
-        steps=steps,
-        total_steps=total,
-        accuracies=tuple(v.accuracy for v in verdicts),
-        losses=losses,
-        seconds=dict(clock.seconds),
-        pool_sizes=tuple(len(p.indices) for p in mined.pools) if mined else (),
-        pool_fallbacks=sum(p.fallback for p in mined.pools) if mined else 0,
-        device=device,
-        peak_memory_mb=peak_memory_mb(device),
-        warnings=_warnings(mined, synthetic, config),
-    )
+    report = _report(material, config, mined, synthetic, verdicts, steps, losses, clock, device)
     folder = _rung_folder(workdir, steps)
-    folder.mkdir(parents=True, exist_ok=True)
     adaptation.save(folder / "adaptation.safetensors")
-    if steps == total:
+    if steps == report.total_steps:
         bundle.save(workdir / FILE_NAME)
         write_artifacts(workdir / "artifacts", material, mined, bundle, synthetic, verdicts)
+        _keep_judges(workdir, material, config, seeds, verdicts)
     write_text(folder / "report.json", report.to_json())  # last: a rung is whole once its report is there
     return report
 
 
-def _warnings(mined: MiningResult | None, synthetic: Synthetic, config: TrialConfig) -> tuple[str, ...]:
-    _, cut = limit_generated(synthetic.labels, config.judge.profile)
-    return (*(mined.warnings if mined else ()), *synthetic.warnings, *((cut,) if cut else ()))
+def _report(
+    material: Material,
+    config: TrialConfig,
+    mined: MiningResult | None,
+    made: Synthetic | None,
+    verdicts: Sequence[JudgeReport],
+    steps: int,
+    losses: dict[str, float],
+    clock: Clock,
+    device: str,
+) -> RungReport:
+    return RungReport(
+        rung=config.scored_rungs.index(steps),
+        steps=steps,
+        total_steps=config.adapt.rungs[-1],
+        accuracies=tuple(v.accuracy for v in verdicts),
+        losses=losses,
+        seconds=dict(clock.seconds),
+        pool_sizes=tuple(len(p.indices) for p in mined.pools) if mined else (),
+        pool_fallbacks=mined.fallbacks if mined else 0,
+        device=device,
+        peak_memory_mb=peak_memory_mb(device),
+        warnings=_warnings(mined, made, config),
+    )
+
+
+def _keep_judges(
+    workdir: Path, material: Material, config: TrialConfig, seeds: TrialSeeds, verdicts: Sequence[JudgeReport]
+) -> None:
+    if config.judge.keep:
+        for number, (seed, verdict) in enumerate(zip(seeds.judge, verdicts, strict=True)):
+            save_judge(verdict.classifier, judge_file(workdir, number), material.data.corpus.classes, seed)
+
+
+def _warnings(mined: MiningResult | None, made: Synthetic | None, config: TrialConfig) -> tuple[str, ...]:
+    found = list(mined.warnings if mined else ())
+    if made is not None:
+        _, cut = limit_generated(made.labels, config.judge.profile)
+        found += [*made.warnings, *([cut] if cut else [])]
+    return tuple(found)
 
 
 def generator_bundle(
@@ -261,23 +233,20 @@ def generator_bundle(
     )
 
 
-def _real_only(
-    material: Material,
-    config: TrialConfig,
-    seeds: TrialSeeds,
-    workdir: Path,
-    device: str,
-    progress: ProgressCallback,
+def _without_adapting(
+    material: Material, config: TrialConfig, seeds: TrialSeeds, workdir: Path, device: str, progress: ProgressCallback
 ) -> RungReport:
+    """Score the real clips alone, or with those of a baseline."""
     clock, steps = Clock(), config.adapt.rungs[-1]
+    made, mined = None, None
+    if config.synthesis.clips_per_class:
+        with clock.time("synthesise"):
+            made, mined = baseline_clips(material, config, seeds, device, progress)
     with clock.time("classify"):
-        verdicts = score(material, None, config, seeds.judge, device, progress)
-    report = RungReport(
-        0, steps, steps, tuple(v.accuracy for v in verdicts), {}, clock.seconds, (), 0, device, peak_memory_mb(device)
-    )
-    folder = _rung_folder(workdir, steps)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "report.json", report.to_json())
+        verdicts = score(material, made, config, seeds.judge, device, progress)
+    report = _report(material, config, mined, made, verdicts, steps, {}, clock, device)
+    _keep_judges(workdir, material, config, seeds, verdicts)
+    write_text(_rung_folder(workdir, steps) / "report.json", report.to_json())
     return report
 
 

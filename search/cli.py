@@ -1,7 +1,8 @@
-"""``kinemic search``: run, resume, status, best, contenders, export."""
+"""``kinemic search``: run, resume, status, best, contenders, confirm, export."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
     from search.config import SearchConfig
     from search.folder import SearchFolder
-    from search.runner import Opened, Outcome
+    from search.runner import Outcome
+    from search.sitting import Opened
 
 runs_option = options.runs_option(
     "Folder of all searches, of the cache of prepared inputs, and of the default tracking store."
@@ -64,9 +66,9 @@ def resume(name: str, runs: Path) -> None:
 @runs_option
 @click.argument("name")
 def status(name: str, runs: Path) -> None:
-    """Show the trials of the search NAME, also while it runs, and its contenders."""
-    from search import contenders
-    from search.live import contender_table, summary_line, trial_table
+    """Show the trials of the search NAME, also while it runs, its contenders and its confirmation."""
+    from search import confirmation, contenders
+    from search.live import confirmation_table, contender_table, summary_line, trial_table
     from search.status import trial_rows
 
     config, folder, study = _open(name, runs)
@@ -76,6 +78,9 @@ def status(name: str, runs: Path) -> None:
     table = contenders.load(folder.contenders_file)
     if table is not None:
         console.print(contender_table(table))
+    confirmed = confirmation.load(folder.confirmation_file)
+    if confirmed is not None:
+        console.print(confirmation_table(confirmed))
 
 
 @search.command()
@@ -144,6 +149,28 @@ def contenders(name: str, runs: Path) -> None:
 
 @search.command()
 @runs_option
+@click.option("--again", is_flag=True, help="Allow a further look at the test split, by other rows; it is recorded.")
+@click.option("--without-failed", is_flag=True, help="Open the test split though a baseline failed.")
+@click.argument("name")
+def confirm(name: str, runs: Path, again: bool, without_failed: bool) -> None:
+    """Run the best trials of NAME and all baselines again, choose the winner on dev, then open the test split once.
+
+    A finished confirmation is shown again; an interrupted one goes on.
+    """
+    from search import confirm as confirming
+    from search import runner
+    from search.live import LiveTable, confirmation_table
+
+    with progress_bars() as progress:
+        prepared = runner.reopen(name, runs, progress=progress)
+    with LiveTable(prepared.folder) as table:
+        sat = confirming.confirm(prepared, runs, again=again, without_failed=without_failed, watch=table)
+    console.print(confirmation_table(sat.made))
+    _warn_of_tracking(sat.refused, sat.tracked, f"kinemic search confirm {name}")
+
+
+@search.command()
+@runs_option
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
 def ui(runs: Path, port: int) -> None:
     """Serve the MLflow page of all searches in --runs on this machine, until Ctrl-C."""
@@ -177,11 +204,12 @@ def _show_outcome(outcome: Outcome) -> None:
     console.print(trial_table(outcome.rows, outcome.folder))
     console.print(summary_line(outcome.rows, len(outcome.rows)))
     console.print(contender_table(outcome.table))
-    for line in outcome.refused[:3]:
-        click.echo(f"warning: MLflow refused a call: {line}", err=True)
-    if not outcome.tracked:
-        click.echo(
-            f"warning: MLflow was away at the end; send it the rest: kinemic search resume {outcome.folder.path.name}",
-            err=True,
-        )
+    _warn_of_tracking(outcome.refused, outcome.tracked, f"kinemic search resume {outcome.folder.path.name}")
     console.print(f"MLflow page: {outcome.tracking_command}", soft_wrap=True)
+
+
+def _warn_of_tracking(refused: Sequence[str], tracked: bool, command: str) -> None:
+    for line in refused[:3]:
+        click.echo(f"warning: MLflow refused a call: {line}", err=True)
+    if not tracked:
+        click.echo(f"warning: MLflow was away at the end; send it the rest: {command}", err=True)

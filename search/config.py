@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from kinemic.config import (
     ExperimentConfig,
@@ -89,10 +89,19 @@ class TrackingConfig(Frozen):
 
 
 class ConfirmConfig(Frozen):
-    """The test split. Only the later confirmation step reads it; a trial never gets it, not even its path."""
+    """The test split, and what is run again before it is opened; a trial never gets it, not even its path."""
 
     test: IdList | None = None
     test_subjects: tuple[str, ...] | None = None
+    best: int = Field(default=3, ge=1)  # trials of highest dev accuracy, of which one is the winner
+    seeds: int = Field(default=3, ge=2)  # repetitions of each row: adaptation and generation seeds
+    judge_seeds: int = Field(default=2, ge=1)  # in each repetition
+
+    @model_validator(mode="after")
+    def _one_split(self) -> ConfirmConfig:
+        if (self.test is None) == (self.test_subjects is None):
+            raise ValueError("give exactly one of test (a list of ids) and test_subjects")
+        return self
 
 
 class SearchConfig(ExperimentConfig):
@@ -141,6 +150,11 @@ def validate(data: dict[str, Any], where: str) -> SearchConfig:
     if not config.space:
         raise ConfigError(f"{where}: space is empty; leave it out for the default space")
     check_space(config.space, config.trial, where)
+    if config.trial.synthesis.source != "adapted":
+        raise ConfigError(
+            f"{where}: trial.synthesis.source is {config.trial.synthesis.source!r}, but a search adapts generators; "
+            "leave it out, `kinemic search confirm` runs the baselines"
+        )
     return config
 
 

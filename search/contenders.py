@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import optuna
-import ray
-from ray.exceptions import RayError
-
-from kinemic.config import TrialConfig, TrialSeeds, with_values
-from kinemic.errors import KinemicError
 from kinemic.files import write_text
 from kinemic.report import RungReport, mean, standard_error
-from kinemic.seeding import derive_seed
-from search import study as studies
+from search.again import Result, failure_lines, fresh_seeds, plan, run_all
+from search.baselines import Contender
 from search.config import SearchConfig
-from search.failures import BUG, Failure, classify
 from search.resources import Share
-from search.space import Domain, published_values
-from search.trainable import PROGRESS_FILE, ProgressFile, Work, assigned_device, limit_threads, release_memory
+from search.trainable import Work
 
 HEADING = "on dev: chosen on these clips"
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One row to be: its key, its title and the trial configuration that is run."""
-
-    key: str
-    title: str
-    config: TrialConfig
 
 
 @dataclass(frozen=True)
@@ -91,42 +72,6 @@ class ContenderTable:
         return means | errors
 
 
-def contenders(
-    study: optuna.Study, config: SearchConfig, space: Mapping[str, Domain], source_clips: int
-) -> list[Contender]:
-    """Return what a search's best trial is compared with, and that trial (METHOD section 7). Raises KinemicError.
-
-    Real-only rows generate nothing, so nothing is mined or adapted for them. Only the last rung is scored.
-    """
-    base = config.trial
-    best = studies.best_trial(study)
-    published = with_values(base, published_values(space, source_clips))
-    chosen = with_values(base, studies.trial_values(best))
-    title = f"best trial ({best.number})" + (", the published one" if studies.is_published(best) else "")
-    found = [
-        Contender("real", "real only", with_values(base, {"synthesis.clips_per_class": 0, "judge.augment": False})),
-        Contender(
-            "augmented",
-            "real + classical augmentation",
-            with_values(base, {"synthesis.clips_per_class": 0, "judge.augment": True}),
-        ),
-        Contender("published", "published configuration", published),
-        Contender("best", title, chosen),
-    ]
-    last = {"adapt.rungs": base.adapt.rungs[-1:]}
-    return [Contender(c.key, c.title, with_values(c.config, last)) for c in found]
-
-
-def fresh_seeds(config: SearchConfig, repetition: int) -> TrialSeeds:
-    """Return the seeds of one repetition: the same for every contender, none of them used by a trial."""
-
-    def seed(*names: str | int) -> int:
-        return derive_seed(config.sampler.seed, "contender", repetition, *names) % 2**31
-
-    judge = tuple(seed("judge", i) for i in range(len(config.seeds.judge)))
-    return TrialSeeds(adaptation=seed("adaptation"), generation=seed("generation"), judge=judge)
-
-
 def run_contenders(
     found: Sequence[Contender],
     config: SearchConfig,
@@ -135,31 +80,12 @@ def run_contenders(
     folder: Path,
     changed: Callable[[int, int], None] = lambda done, total: None,
 ) -> ContenderTable:
-    """Run every contender on every repetition's fresh seeds as parallel Ray tasks; what is on disk is not run again.
-
-    ``folder`` gets one folder a run, ``KEY-REPETITION-HASH``: a search that goes on may find another best trial. A run
-    that fails leaves its row with fewer repetitions.
-    """
-    repetitions = config.contenders.seeds
-    configs = {c.key: c.config for c in found}
-    unique = [key for key in configs if key != "best" or configs["best"] != configs.get("published")]
-    jobs = [(key, k) for k in range(repetitions) for key in unique]
-    task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)(_run_one)
-    shared = ray.put(work)
-    done: dict[tuple[str, int], RungReport | Failure] = {}
-    running: dict[Any, tuple[str, int]] = {}
-    changed(0, len(jobs))
-    while len(done) < len(jobs):
-        for key, k in jobs[len(done) + len(running) :][: share.max_concurrent - len(running)]:
-            run = task.remote(shared, configs[key], fresh_seeds(config, k), _workdir(folder, key, k, configs[key]))
-            running[run] = (key, k)
-        for ref in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
-            done[running.pop(ref)] = _result(ref)
-        changed(len(done), len(jobs))
-    if "best" in configs and "best" not in unique:
-        done |= {("best", k): done["published", k] for k in range(repetitions)}
-    rows = tuple(_row(c, [done[c.key, k] for k in range(repetitions)]) for c in found)
-    return ContenderTable(rows, repetitions, len(config.seeds.judge), config.steps)
+    """Run every contender on every repetition's fresh seeds; a run that fails leaves its row with fewer repetitions."""
+    repetitions, judges = config.contenders.seeds, len(config.seeds.judge)
+    seeds = [fresh_seeds(config.sampler.seed, "contender", k, judges) for k in range(repetitions)]
+    results = run_all(plan(found, seeds, folder), work, share, changed)
+    rows = tuple(_row(contender, results[contender.key]) for contender in found)
+    return ContenderTable(rows, repetitions, judges, config.steps)
 
 
 def store(table: ContenderTable, path: Path) -> None:
@@ -172,36 +98,10 @@ def load(path: Path) -> ContenderTable | None:
     return ContenderTable.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _workdir(folder: Path, key: str, repetition: int, config: TrialConfig) -> Path:
-    digest = hashlib.blake2b(config.model_dump_json().encode(), digest_size=4).hexdigest()
-    return folder / f"{key}-{repetition}-{digest}"
-
-
-def _run_one(work: Work, config: TrialConfig, seeds: TrialSeeds, workdir: Path) -> RungReport | Failure:
-    device, run_trial = assigned_device(), work.function()
-    limit_threads()
-    workdir.mkdir(parents=True, exist_ok=True)
-    progress = ProgressFile(workdir / PROGRESS_FILE)
-    try:
-        reports = list(run_trial(work.inputs, config, seeds, workdir, device, progress))
-    except (KinemicError, MemoryError, RuntimeError) as error:
-        return classify(error)
-    release_memory()
-    return reports[-1] if reports else Failure(BUG, "the trial yielded no report")
-
-
-def _result(ref: Any) -> RungReport | Failure:
-    try:
-        result: RungReport | Failure = ray.get(ref)
-    except RayError as error:
-        return Failure(BUG, str(error).strip().splitlines()[-1])
-    return result
-
-
-def _row(contender: Contender, results: Sequence[RungReport | Failure]) -> ContenderRow:
+def _row(contender: Contender, results: Sequence[Result]) -> ContenderRow:
     return ContenderRow(
         contender.key,
         contender.title,
         tuple(r.dev_accuracy for r in results if isinstance(r, RungReport)),
-        tuple(f"{r.kind}: {r.message}" for r in results if isinstance(r, Failure)),
+        failure_lines(results),
     )

@@ -47,6 +47,16 @@ class SearchFolder:
         return self.path / "contenders.json"
 
     @property
+    def confirmation(self) -> Path:
+        """One folder a row and repetition of the confirmation, and what each look at the test split saw."""
+        return self.path / "confirmation"
+
+    @property
+    def confirmation_file(self) -> Path:
+        """The confirmation's rows, winner and looks."""
+        return self.path / "confirmation.json"
+
+    @property
     def started(self) -> bool:
         """Whether a search was started here; its state is written last, when all else is there."""
         return self._state.exists()

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from kinemic.report import shown
+from search.confirmation import Confirmation, ConfirmedRow
 from search.contenders import ContenderTable
 from search.folder import SearchFolder
 from search.status import TrialRow
@@ -48,7 +49,7 @@ class LiveTable:
     def contending(self, done: int, total: int) -> None:
         """Take how many runs of contenders are done."""
         self._again = (done, total)
-        self._say(f"contenders {done}/{total}")
+        self._say(f"on fresh seeds {done}/{total}")
 
     def _say(self, line: str) -> None:
         if not self._console.is_terminal and line not in self._said:
@@ -62,7 +63,8 @@ class LiveTable:
         parts: list[RenderableType] = [trial_table(rows, self._folder), summary_line(self._rows, self._budget)]
         done, total = self._again
         if total:
-            parts.append(f"contenders on fresh seeds: {done} of {total} runs{_running(self._folder.contenders)}")
+            folders = (self._folder.contenders, self._folder.confirmation)
+            parts.append(f"on fresh seeds: {done} of {total} runs{_running(folders)}")
         return Group(*parts)
 
 
@@ -104,6 +106,51 @@ def contender_table(table: ContenderTable) -> Table:
     return printed
 
 
+def confirmation_table(confirmation: Confirmation) -> RenderableType:
+    """Return a confirmation as a table, in percent and percent points; brackets are 95 % intervals."""
+    printed = Table(
+        title=f"confirmed on {confirmation.repetitions} fresh seeds x {confirmation.judge_seeds} judge seeds, "
+        f"{confirmation.steps} steps, judge {confirmation.judge}",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+    )
+    printed.add_column("", overflow="fold")
+    for name in ("dev %", "test %", "winner minus row", "detectable"):
+        printed.add_column(name, justify="right", no_wrap=True)
+    printed.add_column("")
+    for row in sorted(confirmation.rows, key=lambda row: (row.key != confirmation.winner, row.baseline)):
+        mark = "*" if row.key == confirmation.winner else ""
+        note = shorten(row.failures[0], _FAILURE_WIDTH) if row.failures else "noise" if row.noise else ""
+        printed.add_row(row.title + mark, f"{_percent(row.dev_mean)} +- {_percent(row.dev_se)}", *_tested(row), note)
+    return Group(printed, *_read_as(confirmation))
+
+
+def _tested(row: ConfirmedRow) -> tuple[str, str, str]:
+    own = _with_interval(row.test_accuracy, row.test_interval)
+    if row.difference is None:
+        return own, "", ""
+    gap = _with_interval(row.difference, row.difference_interval)
+    return own, gap, _percent(row.smallest_detectable_difference)
+
+
+def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{_percent(value)} [{_percent(interval[0])}, {_percent(interval[1])}]"
+
+
+def _read_as(confirmation: Confirmation) -> list[str]:
+    lines = ["* the winner, chosen on dev"]
+    if not confirmation.tested:
+        return [*lines, "the test split has not been scored for these rows yet"]
+    looks = "opened once" if confirmation.looks == 1 else f"opened {confirmation.looks} times, which weakens the claim"
+    return [
+        *lines,
+        f"test: {confirmation.test_clips} clips, {looks}",
+        "noise: the difference may be none; detectable: a true difference that is found 8 times in 10",
+    ]
+
+
 def summary_line(rows: list[TrialRow], budget: int) -> str:
     """Return how many trials there are of each state."""
     states = [row.state for row in rows]
@@ -137,10 +184,10 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _running(folder: Path) -> str:
-    """Return what the contenders' runs are at, from the progress of those that are not done."""
+def _running(folders: tuple[Path, ...]) -> str:
+    """Return what runs on fresh seeds are at, from the progress of those that are not done."""
     at = []
-    for workdir in sorted(folder.glob("*-*")) if folder.is_dir() else []:
+    for workdir in sorted(path for folder in folders for path in folder.glob("*-*")):
         progress = read_progress(workdir)
         if progress and not any(workdir.glob("rung-*/report.json")):
             at.append(f"{workdir.name} {progress.stage} {progress.done}/{progress.total}")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import optuna
 from ray import tune
@@ -15,6 +11,7 @@ from ray import tune
 from kinemic.errors import KinemicError
 from kinemic.progress import ProgressCallback, silent
 from kinemic.report import TrialInputs
+from search import baselines
 from search import contenders as again
 from search import study as studies
 from search.config import SearchConfig
@@ -24,36 +21,13 @@ from search.ledger import Ledger
 from search.resources import Share, connected, share, sigterm_as_ctrl_c
 from search.scheduler import StudyScheduler
 from search.searcher import StudySearcher
-from search.space import Domain, resolve_space
+from search.sitting import Opened, Sitting, Watch, artifacts_folder, runs_option, sit, tracking_uri
+from search.space import resolve_space
 from search.status import TrialRow, trial_rows
-from search.tracking import Tracker, check_reachable, open_tracker, server_command
+from search.tracking import Tracker, check_reachable, server_command
 from search.trainable import RunTrial, TrialActor, Work
 
 Prepared = tuple[TrialInputs, int]  # what trials read, and the number of source clips
-
-_PATIENCE, _IMPATIENCE = 60.0, 5.0  # seconds to wait for the tracking server at the end, and after Ctrl-C
-
-
-class Watch(Protocol):
-    """What wants to know how a search goes on; the terminal's live table is one."""
-
-    def searching(self, folder: SearchFolder, budget: int, rows: list[TrialRow]) -> None:
-        """Called when a trial starts, reports or ends."""
-        ...
-
-    def contending(self, done: int, total: int) -> None:
-        """Called when runs of contenders end."""
-        ...
-
-
-class Unwatched:
-    """Watches nothing."""
-
-    def searching(self, folder: SearchFolder, budget: int, rows: list[TrialRow]) -> None:
-        """Do nothing."""
-
-    def contending(self, done: int, total: int) -> None:
-        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -66,27 +40,6 @@ class Outcome:
     tracking_command: str
     tracked: bool  # whether everything reached the tracking server
     refused: list[str] = field(default_factory=list)  # tracking calls that the server refused
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A search that is ready to go on: checked, prepared, its study open."""
-
-    config: SearchConfig
-    folder: SearchFolder
-    study: optuna.Study
-    space: Mapping[str, Domain]
-    state: State
-
-
-@dataclass(frozen=True)
-class _Sitting:
-    """What one sitting of a search works with."""
-
-    opened: Opened
-    work: Work
-    tracker: Tracker
-    watch: Watch
 
 
 def run(
@@ -164,16 +117,6 @@ def prepare(config: SearchConfig, runs: Path, progress: ProgressCallback) -> Pre
     return inputs, len(Corpus.open(inputs.source))
 
 
-def tracking_uri(config: SearchConfig, runs: Path) -> str:
-    """Return the tracking store's address."""
-    return config.tracking.uri or f"sqlite:///{(runs / 'mlflow.db').resolve()}"
-
-
-def artifacts_folder(config: SearchConfig, runs: Path) -> Path | None:
-    """Return where a local tracking store keeps artifacts; None where the server decides."""
-    return runs / "mlflow-artifacts" if tracking_uri(config, runs).startswith("sqlite:") else None
-
-
 def go_on(
     opened: Opened,
     runs: Path,
@@ -186,28 +129,17 @@ def go_on(
 
     Interrupted, it raises KeyboardInterrupt with a line that says how to go on; nothing that is done is lost.
     """
-    config, state = opened.config, opened.state
-    uri, artifacts = tracking_uri(config, runs), artifacts_folder(config, runs)
-    work = Work(state.inputs, config.trial, config.seeds, opened.folder.trials, run_trial)
-    tracker = open_tracker(uri, config.tracking.experiment, state.study, config.name, artifacts)
-    table, status, patience = None, "FAILED", _PATIENCE
-    try:
-        with connected(config.resources.address), sigterm_as_ctrl_c():
-            table = _search(_Sitting(opened, work, tracker, watch or Unwatched()), only_contenders)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status, patience = "KILLED", _IMPATIENCE
-    finally:
-        delivered = tracker.close(status, patience)
-    if table is None:
-        # Raised out here, where the interruption's frames are gone: they would keep Tune's actors alive.
-        gc.collect()
-        raise KeyboardInterrupt(_how_to_go_on(opened, runs))
-    command = server_command(uri, artifacts)
-    return Outcome(opened.folder, trial_rows(opened.study), table, command, delivered, tracker.refused)
+
+    def body(sitting: Sitting) -> ContenderTable:
+        with connected(opened.config.resources.address), sigterm_as_ctrl_c():
+            return _search(sitting, only_contenders)
+
+    sat = sit(opened, runs, body, lambda: _how_to_go_on(opened, runs), run_trial=run_trial, watch=watch)
+    command = server_command(tracking_uri(opened.config, runs), artifacts_folder(opened.config, runs))
+    return Outcome(opened.folder, trial_rows(opened.study), sat.made, command, sat.tracked, sat.refused)
 
 
-def _search(sitting: _Sitting, only_contenders: bool) -> ContenderTable:
+def _search(sitting: Sitting, only_contenders: bool) -> ContenderTable:
     opened, tracker, watch = sitting.opened, sitting.tracker, sitting.watch
     config, folder, study = opened.config, opened.folder, opened.study
     part = share(config.resources)
@@ -223,7 +155,7 @@ def _search(sitting: _Sitting, only_contenders: bool) -> ContenderTable:
         _tune(ledger, sitting.work, part, folder)
     changed()
     _check_any(trial_rows(study))
-    found = again.contenders(study, config, opened.space, opened.state.source_clips)
+    found = baselines.contenders(study, config, opened.space, opened.state.source_clips)
     table = again.run_contenders(found, config, sitting.work, part, folder.contenders, watch.contending)
     again.store(table, folder.contenders_file)
     _summarise(tracker, study, table)
@@ -284,9 +216,5 @@ def _how_to_go_on(opened: Opened, runs: Path) -> str:
     ended = sum(count for state, count in counted.items() if state != "running")
     return (
         f"stopped after {ended} of {opened.config.budget.trials} trials, all state is kept; "
-        f"go on with `kinemic search resume {opened.config.name}{_runs_option(runs)}`"
+        f"go on with `kinemic search resume {opened.config.name}{runs_option(runs)}`"
     )
-
-
-def _runs_option(runs: Path) -> str:
-    return "" if runs == Path("runs") or os.environ.get("KINEMIC_RUNS") == str(runs) else f" --runs {runs}"

@@ -22,6 +22,7 @@ SMALLEST_POOL = 4
 # Never searched: tuning the judge is not tuning the generator, and trials of different budgets can't be compared.
 _REFUSED = {
     "judge": "tuning the judge is not tuning the generator",
+    "synthesis.source": "the clips of another source are a baseline, and it would be compared with itself",
     "adapt.rungs": "every trial of a search has the same budget; set trial.adapt.rungs instead",
 }
 
@@ -166,9 +167,15 @@ def published_values(space: Mapping[str, Domain], source_clips: int) -> dict[str
             continue
         value = getattr_path(published, path)
         if path == "mining.top_k":
-            value = max(round(value / PUBLISHED_SOURCE_CLIPS * source_clips), SMALLEST_POOL)
+            value = scaled_top_k(source_clips)
         values[path] = value
     return values
+
+
+def scaled_top_k(source_clips: int) -> int:
+    """Return the published pool size at a source's own size: the same share of its clips, and at least 4."""
+    share = TrialConfig().mining.top_k / PUBLISHED_SOURCE_CLIPS
+    return max(round(share * source_clips), SMALLEST_POOL)
 
 
 def contains(domain: Domain, value: Scalar) -> bool:

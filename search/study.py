@@ -141,10 +141,15 @@ def passed(trial: optuna.Trial) -> int:
 
 def best_trial(study: optuna.Study) -> FrozenTrial:
     """Return the finished trial of highest dev accuracy, the earliest of equals. Raises KinemicError without one."""
+    return best_trials(study, 1)[0]
+
+
+def best_trials(study: optuna.Study, count: int) -> list[FrozenTrial]:
+    """Return up to ``count`` finished trials, best first, the earlier of equals first. Raises KinemicError for none."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not done:
         raise KinemicError(f"no trial of {study.study_name} has finished yet; look at `kinemic search status`")
-    return max(done, key=lambda trial: (trial.value, -trial.number))
+    return sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.number))[:count]
 
 
 def counts(study: optuna.Study) -> dict[str, int]:

@@ -21,6 +21,7 @@ from kinemic.cli import run as command
 from kinemic.errors import KinemicError
 from search import contenders, runner
 from search import study as studies
+from search.again import fresh_seeds
 from search.config import SearchConfig, validate
 from search.folder import SearchFolder, find
 from search.resources import connected
@@ -145,7 +146,7 @@ def test_contenders_run_on_fresh_seeds_and_are_kept(done: Outcome) -> None:
     assert [row.key for row in done.table.rows] == ["real", "augmented", "published", "best"]
     assert done.table.heading == "on dev: chosen on these clips"
     config = done.folder.config()
-    seeds = [contenders.fresh_seeds(config, k) for k in range(2)]
+    seeds = [fresh_seeds(config.sampler.seed, "contender", k, len(config.seeds.judge)) for k in range(2)]
     assert all(seed not in config.seeds.judge for fresh in seeds for seed in fresh.judge)
     real = done.table.rows[0]
     assert real.accuracies[0] != real.accuracies[1]

@@ -41,6 +41,10 @@ def config(space: dict[str, Any], **more: Any) -> SearchConfig:
             "tuning the judge is not tuning the",
         ),
         ({"judge.augment": {"type": "categorical", "choices": [True, False]}}, "tuning the judge is not tuning the"),
+        (
+            {"synthesis.source": {"type": "categorical", "choices": ["adapted", "prior"]}},
+            "space.synthesis.source cannot be searched: the clips of another source are a baseline",
+        ),
         ({"adapt.rungs": {"type": "categorical", "choices": [1, 2]}}, "every trial of a search has the same budget"),
         ({"seeds.adaptation": {"type": "int", "low": 1, "high": 3}}, "no setting 'seeds.adaptation'"),
         ({"mining": {"type": "int", "low": 1, "high": 3}}, "no setting 'mining'"),

@@ -44,7 +44,8 @@ def trial(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
 def adapt(file: Path, settings: tuple[str, ...], runs: Path, device: str | None, out: Path) -> None:
     """Mine and fine-tune the generator of FILE up to its last rung, without scoring it."""
     from kinemic.bundle import FILE_NAME
-    from kinemic.trial import Material, generator_bundle, mine_pools, start_adaptation
+    from kinemic.material import Material, mine_pools, start_adaptation
+    from kinemic.trial import generator_bundle
 
     with progress_bars() as progress:
         experiment, inputs, device = _prepared(file, settings, runs, device, out, progress)

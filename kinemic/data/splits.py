@@ -72,13 +72,13 @@ def load_trial_data(path: Path) -> TrialData:
     return TrialData(corpus, np.flatnonzero(parts == "train"), np.flatnonzero(parts == "dev"))
 
 
-def make_test_data(
-    target: Corpus, trial: TrialData, path: Path, subjects: Sequence[str] | None = None, ids: IdList | None = None
-) -> Corpus:
-    """Write the test clips of the trial's classes, chosen by subject or by a list, as a corpus of role test.
+def choose_test(
+    target: Corpus, trial: TrialData, subjects: Sequence[str] | None = None, ids: IdList | None = None
+) -> Indices:
+    """Return the test clips of the trial's classes, chosen by subject or by a list; no motion is read for it.
 
-    Only the confirmation step calls this. Raises FirewallError where a clip is among the trial's, or, for clips chosen
-    by subject, where a subject is; DataError for an unknown name, and for a class without test clips.
+    Raises FirewallError where a clip is among the trial's, or, for clips chosen by subject, where a subject is;
+    DataError for an unknown name, and for a class without test clips.
     """
     if (subjects is None) == (ids is None):
         raise DataError("test data: give exactly one of subjects and a list of ids")
@@ -93,8 +93,16 @@ def make_test_data(
     if known and subjects is not None:
         raise FirewallError(f"test subjects {sorted(known)} are in train or dev; a test subject must be unseen")
     _need_every_class(target, classes, chosen, "test")
-    captions = trial.corpus.class_captions
-    return _write_part(target, classes, captions, [("test", chosen)], "test", path, target.statistics)
+    return chosen
+
+
+def make_test_data(
+    target: Corpus, trial: TrialData, path: Path, subjects: Sequence[str] | None = None, ids: IdList | None = None
+) -> Corpus:
+    """Write the clips of ``choose_test`` as a corpus of role test, and raise as it does; for the confirmation."""
+    chosen, named = choose_test(target, trial, subjects, ids), trial.corpus
+    parts: list[tuple[Part, Indices]] = [("test", chosen)]
+    return _write_part(target, named.classes, named.class_captions, parts, "test", path, target.statistics)
 
 
 def choose(target: Corpus, split: SplitConfig) -> Split:

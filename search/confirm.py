@@ -1,0 +1,253 @@
+"""Confirming a search: best trials and baselines again on dev, the winner fixed there, then one look at the test split.
+
+The one place that opens the test split (METHOD section 6). Before it does, the winner is on disk and the look is in the
+study. What trains gets none of it: the judges of the dev phase are kept, and score the test clips in this process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kinemic.config import with_values
+from kinemic.data.corpus import Corpus
+from kinemic.data.prepare import prepare
+from kinemic.data.splits import TrialData, choose_test, load_trial_data, make_test_data
+from kinemic.errors import KinemicError
+from kinemic.files import replacing
+from kinemic.seeding import derive_seed
+from search import study as studies
+from search.again import Run, fresh_seeds, plan, run_all
+from search.baselines import Contender, baselines, candidates
+from search.config import ConfirmConfig
+from search.confirmation import Confirmation, Correct, Look, choose_winner, dev_row, load, store, tested_row
+from search.resources import connected, share, sigterm_as_ctrl_c
+from search.sitting import Opened, Sat, Sitting, Watch, runs_option, sit
+from search.trainable import RunTrial
+
+LOOKS, RESULT = "test_looks", "confirmation"  # attributes of the study
+
+_ROW = "correct."  # arrays (K, J, N) of a look's file
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be confirmed: every row's runs, and which clips are the test split. No motion has been read yet."""
+
+    opened: Opened
+    settings: ConfirmConfig
+    trials: list[Contender]
+    baselines: list[Contender]
+    runs: Mapping[str, list[Run]]
+    target: Corpus
+    data: TrialData
+    split: str  # hash of the test clips' names
+    clips: int
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The folder names of every row's runs."""
+        return {key: tuple(run.workdir.name for run in runs) for key, runs in self.runs.items()}
+
+
+def confirm(
+    opened: Opened,
+    runs: Path,
+    *,
+    again: bool = False,
+    without_failed: bool = False,
+    run_trial: RunTrial | None = None,
+    watch: Watch | None = None,
+) -> Sat[Confirmation]:
+    """Confirm a search, or go on with an interrupted confirmation; a finished one of the same rows is returned as is.
+
+    ``again`` allows a further look at the test split, by other rows than it was opened for; ``without_failed`` opens it
+    though a baseline failed. Raises KinemicError, and FirewallError where test clips are not unseen.
+    """
+    planned = _plan(opened, runs)
+    name = opened.config.name
+
+    def body(sitting: Sitting) -> Confirmation:
+        stored = load(opened.folder.confirmation_file)
+        if stored is None or not _is_of(stored, planned):
+            with connected(opened.config.resources.address), sigterm_as_ctrl_c():
+                stored = _test(planned, _run_on_dev(planned, sitting), again, without_failed)
+        sitting.tracker.log_parent(stored.metrics(), {}, {"confirmation.json": stored.model_dump_json(indent=1)})
+        return stored
+
+    def advice() -> str:
+        return f"stopped, finished runs are kept; go on with `kinemic search confirm {name}{runs_option(runs)}`"
+
+    # A refused confirmation does not make the search a failed one.
+    return sit(opened, runs, body, advice, run_trial=run_trial, watch=watch, refused="FINISHED")
+
+
+def _plan(opened: Opened, runs: Path) -> _Plan:
+    config, folder = opened.config, opened.folder
+    settings = config.confirm
+    if settings is None:
+        raise KinemicError(
+            f"search {config.name!r} names no test split; add `confirm: {{test_subjects: [...]}}` or "
+            f"`confirm: {{test: {{file: FILE}}}}` to {folder.path / 'search.yaml'}"
+        )
+    unfinished = studies.counts(opened.study).get("running", 0)
+    if unfinished:
+        raise KinemicError(
+            f"{unfinished} trials of {config.name!r} are unfinished, and the winner may be among them; "
+            f"first `kinemic search resume {config.name}{runs_option(runs)}`"
+        )
+    target = prepare(config.data.target, (runs / "cache").resolve() / "corpora", role="target")
+    data = load_trial_data(opened.state.inputs.trial_data)
+    test = choose_test(target, data, settings.test_subjects, settings.test)
+    trials = candidates(opened.study, config, settings.best)
+    rivals = baselines(config, opened.space, opened.state.source_clips)
+    seeds = [fresh_seeds(config.sampler.seed, "confirm", k, settings.judge_seeds) for k in range(settings.seeds)]
+    keeping = [replace(c, config=with_values(c.config, {"judge.keep": True})) for c in (*rivals, *trials)]
+    split = _hash([target.names[i] for i in test])
+    return _Plan(
+        opened, settings, trials, rivals, plan(keeping, seeds, folder.confirmation), target, data, split, len(test)
+    )
+
+
+def _is_of(stored: Confirmation, planned: _Plan) -> bool:
+    """Whether a stored confirmation is finished, and of these very runs and test clips."""
+    return stored.tested and stored.runs == planned.names and stored.look_log[-1].split == planned.split
+
+
+def _run_on_dev(planned: _Plan, sitting: Sitting) -> Confirmation:
+    config, settings = planned.opened.config, planned.settings
+    results = run_all(planned.runs, sitting.work, share(config.resources), sitting.watch.contending)
+    rows = [dev_row(c, results[c.key], baseline=True) for c in planned.baselines]
+    rows += [dev_row(c, results[c.key], baseline=False) for c in planned.trials]
+    log = _looks(planned.opened)
+    return Confirmation(
+        search=config.name,
+        judge=config.trial.judge.profile,
+        steps=config.steps,
+        repetitions=settings.seeds,
+        judge_seeds=settings.judge_seeds,
+        winner=choose_winner(rows),
+        runs=planned.names,
+        rows=tuple(rows),
+        looks=len(log),
+        look_log=log,
+    )
+
+
+def _test(planned: _Plan, fixed: Confirmation, again: bool, without_failed: bool) -> Confirmation:
+    """Open the test split for the winner and the baselines, unless an earlier look has seen just that."""
+    file = planned.opened.folder.confirmation_file
+    keys = _tested_keys(fixed, without_failed)
+    look = _look(planned, fixed, keys, again)
+    saw = planned.opened.folder.confirmation / f"look-{look.number}.npz"
+    if not saw.exists():
+        _check_judges(planned, keys)
+        store(fixed, file)
+        _record(planned.opened, look)  # before anything is read: a look that is broken off was one all the same
+        _score(planned, keys, saw)
+    correct, seed = _read(saw), derive_seed(planned.opened.config.sampler.seed, "confirm")
+    log = _looks(planned.opened)
+    own = fixed.runs[fixed.winner]
+    rows = [tested_row(row, fixed.winner, fixed.runs[row.key] == own, correct, seed) for row in fixed.rows]
+    done = {"rows": tuple(rows), "looks": len(log), "look_log": log, "test_clips": look.clips}
+    confirmation = fixed.model_copy(update=done)
+    planned.opened.study.set_user_attr(RESULT, confirmation.model_dump(mode="json"))
+    store(confirmation, file)
+    return confirmation
+
+
+def _tested_keys(fixed: Confirmation, without_failed: bool) -> list[str]:
+    failed = [row for row in fixed.rows if row.baseline and row.failures]
+    if failed and not without_failed:
+        raise KinemicError(
+            f"{len(failed)} baselines failed, first {failed[0].title} ({failed[0].failures[0]}), and the test split is "
+            "opened once; confirm again when it is mended, or leave them out with --without-failed"
+        )
+    whole = [row.key for row in fixed.rows if row.baseline and not row.failures]
+    return [fixed.winner, *whole]
+
+
+def _look(planned: _Plan, fixed: Confirmation, keys: Sequence[str], again: bool) -> Look:
+    """Return the look that saw, or was to see, these rows; a new one otherwise. Raises KinemicError for a second."""
+    log = _looks(planned.opened)
+    look = Look(
+        number=len(log) + 1,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        winner=fixed.winner,
+        runs={key: fixed.runs[key] for key in keys},
+        clips=planned.clips,
+        split=planned.split,
+    )
+    same = {"number", "time"}
+    for earlier in log:
+        if earlier.model_dump(exclude=same) == look.model_dump(exclude=same):
+            return earlier
+    if log and not again:
+        raise KinemicError(
+            f"the test split was opened {len(log)} time(s), last {log[-1].time} for {log[-1].winner}, and the rows are "
+            f"others now, winner {fixed.winner}; a further look is recorded and weakens the claim: --again"
+        )
+    return look
+
+
+def _looks(opened: Opened) -> tuple[Look, ...]:
+    return tuple(Look.model_validate(look) for look in opened.study.user_attrs.get(LOOKS, ()))
+
+
+def _record(opened: Opened, look: Look) -> None:
+    log = _looks(opened)
+    if look not in log:
+        opened.study.set_user_attr(LOOKS, [one.model_dump(mode="json") for one in (*log, look)])
+
+
+def _check_judges(planned: _Plan, keys: Sequence[str]) -> None:
+    """Raise KinemicError for a judge that is gone or another, before a look is spent on it."""
+    from kinemic.judges import check_judge, judge_file
+
+    profile, classes = planned.opened.config.trial.judge.profile, planned.data.corpus.classes
+    for key in keys:
+        for run in planned.runs[key]:
+            for number, seed in enumerate(run.seeds.judge):
+                file = judge_file(run.workdir, number)
+                if not file.exists():
+                    raise KinemicError(f"{file}: the judge is gone; delete {run.workdir} and confirm again")
+                check_judge(file, profile, classes, seed)
+
+
+def _score(planned: _Plan, keys: Sequence[str], file: Path) -> None:
+    """Read the test clips, have every kept judge say what they are, and write whether it was right."""
+    from kinemic.device import resolve_device
+    from kinemic.judges import judge_file, load_judge
+
+    settings, device = planned.settings, resolve_device()
+    with tempfile.TemporaryDirectory() as folder:  # no test clip is left lying about
+        place = Path(folder) / "test"
+        test = make_test_data(planned.target, planned.data, place, settings.test_subjects, settings.test)
+        joints = [test.joints(i) for i in range(len(test))]
+        names, labels = np.array(test.names), test.labels
+
+    def right(run: Run, number: int) -> Any:
+        return load_judge(judge_file(run.workdir, number), device).score(joints)[0].argmax(axis=1) == labels
+
+    judges = range(settings.judge_seeds)
+    correct: dict[str, Any] = {
+        f"{_ROW}{key}": np.array([[right(run, j) for j in judges] for run in planned.runs[key]]) for key in keys
+    }
+    with replacing(file) as part:
+        np.savez(part, names=names, labels=labels, **correct)
+
+
+def _read(file: Path) -> Correct:
+    with np.load(file, allow_pickle=False) as arrays:
+        return {name.removeprefix(_ROW): arrays[name] for name in arrays if name.startswith(_ROW)}
+
+
+def _hash(names: Sequence[str]) -> str:
+    return hashlib.blake2b("\n".join(sorted(names)).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,124 @@
+"""A sitting at a search: its inputs, its study and its runs on the tracking server, opened and closed together."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import optuna
+
+from search.config import SearchConfig
+from search.folder import SearchFolder, State
+from search.space import Domain
+from search.status import TrialRow
+from search.tracking import Tracker, open_tracker
+from search.trainable import RunTrial, Work
+
+Made = TypeVar("Made")
+
+_PATIENCE, _IMPATIENCE = 60.0, 5.0  # seconds to wait for the tracking server at the end, and after Ctrl-C
+
+
+class Watch(Protocol):
+    """What wants to know how a search goes on; the terminal's live table is one."""
+
+    def searching(self, folder: SearchFolder, budget: int, rows: list[TrialRow]) -> None:
+        """Called when a trial starts, reports or ends."""
+        ...
+
+    def contending(self, done: int, total: int) -> None:
+        """Called when runs of contenders end."""
+        ...
+
+
+class Unwatched:
+    """Watches nothing."""
+
+    def searching(self, folder: SearchFolder, budget: int, rows: list[TrialRow]) -> None:
+        """Do nothing."""
+
+    def contending(self, done: int, total: int) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A search that is ready to go on: checked, prepared, its study open."""
+
+    config: SearchConfig
+    folder: SearchFolder
+    study: optuna.Study
+    space: Mapping[str, Domain]
+    state: State
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """What one sitting at a search works with."""
+
+    opened: Opened
+    work: Work
+    tracker: Tracker
+    watch: Watch
+
+
+@dataclass(frozen=True)
+class Sat(Generic[Made]):
+    """What a sitting made, and what became of its tracking."""
+
+    made: Made
+    tracked: bool  # whether everything reached the tracking server
+    refused: list[str]  # tracking calls that the server refused
+
+
+def sit(
+    opened: Opened,
+    runs: Path,
+    body: Callable[[Sitting], Made],
+    advice: Callable[[], str],
+    *,
+    run_trial: RunTrial | None = None,
+    watch: Watch | None = None,
+    refused: str = "FAILED",
+) -> Sat[Made]:
+    """Do something with a search, its runs on the tracking server open and closed again whatever happens.
+
+    Interrupted, it raises KeyboardInterrupt with the line of ``advice``. ``refused`` is the state that the search's own
+    run is left in by an error.
+    """
+    config, state = opened.config, opened.state
+    work = Work(state.inputs, config.trial, config.seeds, opened.folder.trials, run_trial)
+    uri, artifacts = tracking_uri(config, runs), artifacts_folder(config, runs)
+    tracker = open_tracker(uri, config.tracking.experiment, state.study, config.name, artifacts)
+    made, status, patience = list[Made](), refused, _PATIENCE
+    try:
+        made.append(body(Sitting(opened, work, tracker, watch or Unwatched())))
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status, patience = "KILLED", _IMPATIENCE
+    finally:
+        delivered = tracker.close(status, patience)
+    if not made:
+        # Raised out here, where the interruption's frames are gone: they would keep Tune's actors alive.
+        gc.collect()
+        raise KeyboardInterrupt(advice())
+    return Sat(made[0], delivered, tracker.refused)
+
+
+def tracking_uri(config: SearchConfig, runs: Path) -> str:
+    """Return the tracking store's address."""
+    return config.tracking.uri or f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+
+
+def artifacts_folder(config: SearchConfig, runs: Path) -> Path | None:
+    """Return where a local tracking store keeps artifacts; None where the server decides."""
+    return runs / "mlflow-artifacts" if tracking_uri(config, runs).startswith("sqlite:") else None
+
+
+def runs_option(runs: Path) -> str:
+    """Return the option that a command needs to find a search again, where it needs one."""
+    return "" if runs == Path("runs") or os.environ.get("KINEMIC_RUNS") == str(runs) else f" --runs {runs}"
