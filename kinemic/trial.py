@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from kinemic.adapt import Adaptation
-from kinemic.artifacts import write_artifacts
+from kinemic.artifacts import write_artifacts, write_scores
 from kinemic.bundle import FILE_NAME, GeneratorBundle
 from kinemic.classify import JudgeReport, judge, limit_generated
 from kinemic.clips import ClipSet
@@ -275,9 +275,8 @@ def _real_only(
     report = RungReport(
         0, steps, steps, tuple(v.accuracy for v in verdicts), {}, clock.seconds, (), 0, device, peak_memory_mb(device)
     )
-    folder = _rung_folder(workdir, steps)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "report.json", report.to_json())
+    write_scores(workdir / "artifacts", material.data.corpus.classes, verdicts)
+    write_text(_rung_folder(workdir, steps) / "report.json", report.to_json())
     return report
 
 

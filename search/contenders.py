@@ -151,7 +151,7 @@ def run_contenders(
     changed(0, len(jobs))
     while len(done) < len(jobs):
         for key, k in jobs[len(done) + len(running) :][: share.max_concurrent - len(running)]:
-            run = task.remote(shared, configs[key], fresh_seeds(config, k), _workdir(folder, key, k, configs[key]))
+            run = task.remote(shared, configs[key], fresh_seeds(config, k), run_folder(folder, key, k, configs[key]))
             running[run] = (key, k)
         for ref in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
             done[running.pop(ref)] = _result(ref)
@@ -172,7 +172,8 @@ def load(path: Path) -> ContenderTable | None:
     return ContenderTable.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _workdir(folder: Path, key: str, repetition: int, config: TrialConfig) -> Path:
+def run_folder(folder: Path, key: str, repetition: int, config: TrialConfig) -> Path:
+    """Return the folder of one run of a contender, of which another configuration has another."""
     digest = hashlib.blake2b(config.model_dump_json().encode(), digest_size=4).hexdigest()
     return folder / f"{key}-{repetition}-{digest}"
 

@@ -17,6 +17,8 @@ from kinemic.progress import ProgressCallback, silent
 from kinemic.report import TrialInputs
 from search import contenders as again
 from search import study as studies
+from search import tracking
+from search.board import Board
 from search.config import SearchConfig
 from search.contenders import ContenderTable
 from search.folder import SearchFolder, State, dump, find
@@ -24,9 +26,10 @@ from search.ledger import Ledger
 from search.resources import Share, connected, share, sigterm_as_ctrl_c
 from search.scheduler import StudyScheduler
 from search.searcher import StudySearcher
+from search.server import check_reachable, server_command
 from search.space import Domain, resolve_space
 from search.status import TrialRow, trial_rows
-from search.tracking import Tracker, check_reachable, open_tracker, server_command
+from search.tracking import Tracker, open_tracker
 from search.trainable import RunTrial, TrialActor, Work
 
 Prepared = tuple[TrialInputs, int]  # what trials read, and the number of source clips
@@ -87,6 +90,7 @@ class _Sitting:
     work: Work
     tracker: Tracker
     watch: Watch
+    board: Board
 
 
 def run(
@@ -174,6 +178,14 @@ def artifacts_folder(config: SearchConfig, runs: Path) -> Path | None:
     return runs / "mlflow-artifacts" if tracking_uri(config, runs).startswith("sqlite:") else None
 
 
+def attach(folder: SearchFolder, runs: Path, file: Path) -> None:
+    """Log a file on the MLflow run of a search, whether that goes on or is over. Raises KinemicError."""
+    config = folder.config()
+    uri = tracking_uri(config, runs)
+    check_reachable(uri)
+    tracking.attach(uri, config.tracking.experiment, folder.state().study, file)
+
+
 def go_on(
     opened: Opened,
     runs: Path,
@@ -190,10 +202,11 @@ def go_on(
     uri, artifacts = tracking_uri(config, runs), artifacts_folder(config, runs)
     work = Work(state.inputs, config.trial, config.seeds, opened.folder.trials, run_trial)
     tracker = open_tracker(uri, config.tracking.experiment, state.study, config.name, artifacts)
+    board = Board(tracker, opened.study, config.name, config.budget.trials, _runs_option(runs))
     table, status, patience = None, "FAILED", _PATIENCE
     try:
         with connected(config.resources.address), sigterm_as_ctrl_c():
-            table = _search(_Sitting(opened, work, tracker, watch or Unwatched()), only_contenders)
+            table = _search(_Sitting(opened, work, tracker, watch or Unwatched(), board), only_contenders)
         status = "FINISHED"
     except KeyboardInterrupt:
         status, patience = "KILLED", _IMPATIENCE
@@ -212,16 +225,20 @@ def _search(sitting: _Sitting, only_contenders: bool) -> ContenderTable:
     config, folder, study = opened.config, opened.folder, opened.study
     part = share(config.resources)
 
-    def changed() -> None:
-        watch.searching(folder, config.budget.trials, trial_rows(study))
+    def changed(last: bool = False) -> None:
+        rows = trial_rows(study)
+        sitting.board.update(rows, last)
+        watch.searching(folder, config.budget.trials, rows)
 
     ledger = Ledger(study, config, opened.space, tracker, folder.trials, part.max_concurrent, changed)
     ledger.reconcile()
     # The test split stays out of what is tracked (METHOD section 6).
     tracker.log_parent({}, {}, {"search.yaml": dump(config, without=("confirm",))})
-    if not (ledger.finished or only_contenders):
-        _tune(ledger, sitting.work, part, folder)
-    changed()
+    try:
+        if not (ledger.finished or only_contenders):
+            _tune(ledger, sitting.work, part, folder)
+    finally:
+        changed(last=True)
     _check_any(trial_rows(study))
     found = again.contenders(study, config, opened.space, opened.state.source_clips)
     table = again.run_contenders(found, config, sitting.work, part, folder.contenders, watch.contending)

@@ -10,7 +10,7 @@ from search import contenders
 
 def test_another_best_trial_has_another_folder() -> None:
     first, later = TrialConfig(), with_values(TrialConfig(), {"synthesis.guidance": 3.0})
-    folders = [contenders._workdir(Path("x"), "best", 0, config) for config in (first, later, TrialConfig())]
+    folders = [contenders.run_folder(Path("x"), "best", 0, config) for config in (first, later, TrialConfig())]
     assert folders[0] != folders[1]
     assert folders[0] == folders[2]
     assert all(folder.match("x/best-0-*") for folder in folders)

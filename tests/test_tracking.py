@@ -23,7 +23,8 @@ from kinemic.errors import KinemicError
 from kinemic.report import RungReport
 from search.failures import Failure
 from search.outbox import Outbox
-from search.tracking import FINAL_KEYS, Tracker, check_reachable, open_tracker, server_command
+from search.server import check_reachable, server_command
+from search.tracking import FINAL_KEYS, Tracker, open_tracker
 
 VALUES = {"mining.top_k": 8, "synthesis.guidance": 2.5}
 
