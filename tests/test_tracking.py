@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import signal
 import socket
-import threading
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +19,17 @@ import pytest
 import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from kinemic.config import TrialConfig
 from kinemic.errors import KinemicError
 from kinemic.report import RungReport
+from search.board import GOAL, NOTE_TAG, Board
 from search.failures import Failure
 from search.outbox import Outbox
 from search.server import check_reachable, server_command
+from search.status import trial_rows
 from search.tracking import FINAL_KEYS, Tracker, open_tracker
+from tests.bench import RUNGS, Bench, search
 
 VALUES = {"mining.top_k": 8, "synthesis.guidance": 2.5}
 
@@ -152,33 +157,73 @@ def test_a_run_whose_creation_was_never_answered_is_not_made_twice(
     assert children(tracker)[0].data.metrics["steps"] == 5.0
 
 
+@contextmanager
+def server(folder: Path, port: int) -> Iterator[str]:
+    """Serve the store in ``folder`` by MLflow's own server, as a user would, and kill it at the end."""
+    command = server_command(f"sqlite:///{folder / 'mlflow.db'}", None, port)
+    log = (folder / "server.log").open("ab")
+    script = (
+        f"cd {folder} && exec env {command} --workers 1 --serve-artifacts --artifacts-destination {folder / 'store'}"
+    )
+    process = subprocess.Popen(["/bin/sh", "-c", script], stdout=log, stderr=log, start_new_session=True)
+    try:
+        while not answers(f"http://127.0.0.1:{port}"):
+            assert process.poll() is None, (folder / "server.log").read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
+
+
+def answers(uri: str) -> bool:
+    try:
+        check_reachable(uri)
+    except KinemicError:
+        return False
+    return True
+
+
 def test_a_server_that_is_away_for_a_while_loses_nothing_and_keeps_nobody_waiting(
-    opened: Callable[[], Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty_store: Path, tmp_path: Path
 ) -> None:
-    tracker = opened()
-    away = threading.Event()
-    away.set()
-    log_batch = MlflowClient.log_batch
-
-    def unreachable(self: MlflowClient, *arguments: Any, **named: Any) -> Any:
-        if away.is_set():
-            raise MlflowException("API request to endpoint failed with exception: Connection refused")
-        return log_batch(self, *arguments, **named)
-
-    monkeypatch.setattr(MlflowClient, "log_batch", unreachable)
-    tracker.start_trial(0, VALUES, TrialConfig())
-    for steps in (5, 10, 20):
-        tracker.log_rung(0, report(steps))
-    tracker.end_trial(0, "FINISHED", tmp_path, None)
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    bench = Bench(search(budget={"trials": 4}, pruner="none"), tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with server(tmp_path, port) as uri:
+        tracker = open_tracker(uri, "test", "study-1", "study", None, retry_after=0.05)
+        bench.tracker = tracker
+        bench.ledger = bench.sitting()
+        board = Board(tracker, bench.study, "study", 4, "")
+        first = bench.ledger.next()
+        bench.run(first, stop_after=1)
+        while not any(run.data.metrics for run in children(tracker)):
+            time.sleep(0.05)
+    # Away: the first trial goes on and ends, the others start and end.
+    bench.ledger = bench.sitting()
+    bench.run_all()
+    board.update(trial_rows(bench.study), last=True)
     while tracker._outbox.late < 2:
         time.sleep(0.01)
-    assert children(tracker)[0].data.metrics == {}
-    away.clear()
-    assert tracker.close("FINISHED")
-    (run,) = children(tracker)
-    history = tracker._client.get_metric_history(run.info.run_id, "dev_accuracy")
-    assert [metric.step for metric in history] == [5, 10, 20]
-    assert run.info.status == "FINISHED"
+    with server(tmp_path, port):
+        assert tracker.close("FINISHED")
+        assert tracker.refused == []
+        runs = children(tracker)
+        assert [run.info.status for run in runs] == ["FINISHED"] * 4
+        for run, trial in zip(runs, bench.study.get_trials(), strict=True):
+            history = tracker._client.get_metric_history(run.info.run_id, "dev_accuracy")
+            assert {metric.step: metric.value for metric in history} == pytest.approx(trial.intermediate_values)
+            assert len(history) == len(RUNGS)
+            files = {file.path for file in tracker._client.list_artifacts(run.info.run_id)}
+            assert files == {"config.yaml", "pools.json", "confusion.json"}
+        curve = tracker._client.get_metric_history(tracker.parent_id, GOAL)
+        assert {metric.step for metric in curve} == {1, 2, 3, 4}
+        parent = tracker._client.get_run(tracker.parent_id)
+        assert parent.data.tags[NOTE_TAG].startswith("**4 of 4 trials**: 4 complete")
+        assert parent.info.status == "FINISHED"
 
 
 def test_a_call_that_the_server_refuses_is_dropped_and_told(opened: Callable[[], Tracker], tmp_path: Path) -> None:
