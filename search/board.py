@@ -39,7 +39,7 @@ class Board:
             self._points = len(curve)
         if last or (ended != self._ended and time.monotonic() - self._written > _EVERY):
             found = importances(self._study)
-            note = description(rows, self._budget, found, self._name, self._runs_option)
+            note = description(rows, self._budget, found, self._name, self._runs_option, self._tracker.trials_link)
             self._tracker.log_parent({}, {NOTE_TAG: note}, {})
             self._written = time.monotonic()
             if last:
@@ -71,10 +71,16 @@ def importances(study: optuna.Study) -> dict[str, float]:
 
 
 def description(
-    rows: Sequence[TrialRow], budget: int, found: Mapping[str, float], name: str, runs_option: str = ""
+    rows: Sequence[TrialRow],
+    budget: int,
+    found: Mapping[str, float],
+    name: str,
+    runs_option: str = "",
+    trials_link: str = "",
 ) -> str:
     """Return the leaderboard as Markdown: counts, best, the first ten, importances, how to go on."""
     leaders = ranked(rows)[:LEADERS]
+    # The page folds a description after a few lines, so the link and the best come before the table.
     parts = [f"**{len(rows)} of {budget} trials**: {states(rows)}."]
     if leaders:
         best = leaders[0]
@@ -82,7 +88,10 @@ def description(
             f" Best: trial {best.number}, dev accuracy {accuracy(best)} % "
             "(standard error over judge seeds; chosen on these clips)."
         )
-        table = ["| trial | dev accuracy % | steps | seconds | settings |", "|---:|---:|---:|---:|:---|"]
+    if trials_link:
+        parts[0] += f" [All trials, the best first]({trials_link})"
+    if leaders:
+        table = ["| trial | dev % | steps | seconds | settings |", "|---:|---:|---:|---:|:---|"]
         table += [f"| {' | '.join(_cells(row))} |" for row in leaders]
         parts.append("\n".join(table))
     if found:

@@ -157,7 +157,9 @@ def ui(runs: Path, port: int) -> None:
     """Serve the MLflow page of all searches in --runs on this machine, until Ctrl-C."""
     from search.server import serve
 
-    console.print(f"http://127.0.0.1:{port}/#/experiments  (Ctrl-C ends it)", soft_wrap=True)
+    console.print(
+        f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)", soft_wrap=True
+    )
     serve(runs, port)
 
 

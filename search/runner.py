@@ -233,6 +233,7 @@ def _search(sitting: _Sitting, only_contenders: bool) -> ContenderTable:
     ledger = Ledger(study, config, opened.space, tracker, folder.trials, part.max_concurrent, changed)
     ledger.reconcile()
     # The test split stays out of what is tracked (METHOD section 6).
+    tracker.save_view(tuple(opened.space))
     tracker.log_parent({}, {}, {"search.yaml": dump(config, without=("confirm",))})
     try:
         if not (ledger.finished or only_contenders):

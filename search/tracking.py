@@ -26,6 +26,7 @@ from search.failures import Failure
 from search.outbox import DELIVERY_ERRORS, Outbox, is_away
 from search.records import as_table, readable, rung_metrics
 from search.space import Scalar, getattr_path
+from search.view import trials_link, view_tag
 
 STUDY_TAG, TRIAL_TAG, ROLE_TAG = "kinemic.study", "kinemic.trial", "kinemic.role"
 STATE_TAG, FAILURE_TAG, DEVICE_TAG = "kinemic.state", "kinemic.failure", "kinemic.device"
@@ -107,6 +108,16 @@ class Tracker:
         """
         metrics = [Metric(key, value, int(when.timestamp() * 1000), step) for step, value, when in points]
         self._outbox.put(lambda: self._client.log_batch(self.parent_id, metrics=metrics))
+
+    @property
+    def trials_link(self) -> str:
+        """The list of this search's trials, the best first, relative to the server's root."""
+        return trials_link(self._experiment, self._study)
+
+    def save_view(self, parameters: Sequence[str]) -> None:
+        """Keep what ``trials_link`` shows, with columns for these parameters."""
+        key, value = view_tag(self._study, parameters)
+        self._outbox.put(lambda: self._client.set_experiment_tag(self._experiment, key, value))
 
     def close(self, status: str, patience: float = 60.0) -> bool:
         """End the parent run, and as KILLED every child that still runs; returns whether all was delivered in time."""
@@ -230,6 +241,7 @@ def _client(uri: str) -> Iterator[MlflowClient]:
     # MLflow's client retries for minutes by default; the outbox does the waiting here, and nothing else may block.
     for key, value in {"MAX_RETRIES": "1", "TIMEOUT": "10", "BACKOFF_FACTOR": "1"}.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{key}", value)
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # else two lines on stdout for every run that ends
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)  # a new database is set up in silence
     try:

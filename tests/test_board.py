@@ -37,13 +37,14 @@ def test_the_description_ranks_the_finished_trials_and_says_how_to_go_on(tmp_pat
     made = bench(tmp_path, 14, "successive_halving")
     rows = trial_rows(made.study)
     complete = sum(row.state == "complete" for row in rows)
-    text = description(rows, 20, {"adapt.learning_rate": 0.75}, "mine", " --runs elsewhere")
+    text = description(rows, 20, {"adapt.learning_rate": 0.75}, "mine", " --runs elsewhere", "#/experiments/1")
     assert text.startswith(f"**14 of 20 trials**: {complete} complete, {14 - complete} pruned. Best: trial ")
     shown = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
     assert [(cells[0], cells[1]) for cells in shown] == [
         (f"| {row.number}", accuracy(row)) for row in ranked(rows)[: board.LEADERS]
     ]
     assert "adapt.learning_rate 75.0 %" in text
+    assert "chosen on these clips). [All trials, the best first](#/experiments/1)\n\n| trial" in text
     for line in ("resume mine", "report mine", "export mine DIR"):
         assert f"    kinemic search {line} --runs elsewhere" in text
 
@@ -59,7 +60,7 @@ def test_a_search_without_a_finished_trial_is_described_too(tmp_path: Path) -> N
 def test_importances_need_enough_finished_trials(tmp_path: Path) -> None:
     (tmp_path / "few").mkdir()
     assert importances(bench(tmp_path / "few", board.LEAST_FOR_IMPORTANCES - 1).study) == {}
-    found = importances(bench(tmp_path, 30).study)
+    found = importances(bench(tmp_path, 20).study)
     assert sum(found.values()) == pytest.approx(1.0)
     assert list(found.values()) == sorted(found.values(), reverse=True)
     # The analytic accuracy depends on these two alone.
