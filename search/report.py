@@ -16,7 +16,7 @@ from markupsafe import Markup
 from kinemic.errors import KinemicError
 from kinemic.files import write_text
 from kinemic.report import mean, shown
-from search import contenders as again
+from search import contenders
 from search import study as studies
 from search.board import importances
 from search.figures import figures, importances_note, plotly_js
@@ -60,7 +60,7 @@ def render(folder: SearchFolder, study: optuna.Study) -> str:
         leaders=[(row, _said(row)) for row in leaders[:LEADERS]],
         figures=[(f.title, f.note, Markup(f.html)) for f in figures(study, list(found))],
         importances_note=importances_note(len(leaders)),
-        contenders=again.load(folder.contenders_file),
+        contenders=contenders.load(folder.contenders_file),
         confirmation=_confirmation(folder.path / CONFIRMATION),
         classes=class_gains(folder, study),
         confusion=_data_uri(_artifacts(folder, leaders[0].number) / "confusion.png"),
@@ -89,21 +89,28 @@ def class_gains(folder: SearchFolder, study: optuna.Study) -> list[dict[str, Any
 
     Empty where one of them was not run yet. The largest gain comes first.
     """
-    config, state = folder.config(), folder.state()
-    space = resolve_space(config.space, state.source_clips, config.trial.judge.profile)
-    by_key = {c.key: c.config for c in again.contenders(study, config, space, state.source_clips)}
-    best = "published" if by_key["best"] == by_key["published"] else "best"
-    runs = {
-        key: [again.run_folder(folder.contenders, key, k, by_key[key]) for k in range(config.contenders.seeds)]
-        for key in ("real", best)
-    }
-    real, chosen = (_by_class(runs[key]) for key in ("real", best))
+    runs = _contender_folders(folder, study)
+    real, chosen = (_by_class(runs[key]) for key in ("real", "best"))
     rows = [
         {"name": name, "real": real[name], "best": chosen[name], "gain": chosen[name] - real[name]}
         for name in real
         if name in chosen
     ]
     return sorted(rows, key=lambda row: -row["gain"])
+
+
+def _contender_folders(folder: SearchFolder, study: optuna.Study) -> dict[str, list[Path]]:
+    """Return by key where each repetition of a contender is run; those of an earlier best trial are left out."""
+    config, state = folder.config(), folder.state()
+    space = resolve_space(config.space, state.source_clips, config.trial.judge.profile)
+    found = {c.key: c.config for c in contenders.contenders(study, config, space, state.source_clips)}
+    run_as = {key: key if key != "best" or found[key] != found["published"] else "published" for key in found}
+    return {
+        key: [
+            contenders.run_folder(folder.contenders, run_as[key], k, found[key]) for k in range(config.contenders.seeds)
+        ]
+        for key in found
+    }
 
 
 def _by_class(runs: Sequence[Path]) -> dict[str, float]:

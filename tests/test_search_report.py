@@ -16,8 +16,7 @@ from search import contenders
 from search import study as studies
 from search.contenders import ContenderRow, ContenderTable
 from search.folder import SearchFolder, State
-from search.report import CONFIRMATION, class_gains, compute_by_stage, render
-from search.space import resolve_space
+from search.report import CONFIRMATION, _contender_folders, class_gains, compute_by_stage, render
 from search.status import trial_rows
 from search.wording import percent, ranked
 from tests import analytic
@@ -117,22 +116,18 @@ def test_every_figure_is_drawn(made: Made) -> None:
 
 
 def test_gains_by_class_are_over_the_runs_of_the_contenders(made: Made) -> None:
-    config, study = made.folder.config(), made.bench.study
-    assert class_gains(made.folder, study) == []
-    space = resolve_space(config.space, analytic.SOURCE_CLIPS, "small")
-    accuracies = {"real": {"wave": (0.2, 0.4, 0.6), "kick": (0.5, 0.5, 0.5)}, "best": {"wave": 0.5, "kick": 0.9}}
-    for contender in contenders.contenders(study, config, space, analytic.SOURCE_CLIPS):
-        for k in range(config.contenders.seeds):
-            of_class = accuracies.get(contender.key, {})
+    assert class_gains(made.folder, made.bench.study) == []
+    accuracies = {"real": {"wave": (0.2, 0.4, 0.6), "kick": (0.5, 0.5, 0.5)}, "best": {"wave": (0.5,), "kick": (0.9,)}}
+    for key, folders in _contender_folders(made.folder, made.bench.study).items():
+        for k, folder in enumerate(folders):
             rows = [
-                {"class": name, "dev_accuracy": value[k] if isinstance(value, tuple) else value}
-                for name, value in of_class.items()
+                {"class": name, "dev_accuracy": values[k % len(values)]}
+                for name, values in accuracies.get(key, {}).items()
             ]
-            folder = contenders.run_folder(made.folder.contenders, contender.key, k, contender.config)
             write_text(folder / "artifacts" / "per_class.json", json.dumps(rows))
     stale = made.folder.contenders / "best-0-00000000" / "artifacts" / "per_class.json"  # an earlier best trial's
     write_text(stale, json.dumps([{"class": "wave", "dev_accuracy": 0.0}]))
-    found = class_gains(made.folder, study)
+    found = class_gains(made.folder, made.bench.study)
     assert [(row["name"], row["gain"]) for row in found] == [("kick", pytest.approx(0.4)), ("wave", pytest.approx(0.1))]
     assert "kick 50.0 90.0 +40.0" in made.page().text
 
