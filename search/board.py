@@ -18,7 +18,7 @@ GOAL = "best_dev_accuracy"
 LEADERS = 10
 # Fewer finished trials than this say nothing about a dozen settings.
 LEAST_FOR_IMPORTANCES = 10
-_SHOWN_VALUES = 8
+_SHOWN_VALUES, _SHOWN_IMPORTANCES = 4, 8
 _EVERY = 5.0  # seconds between two descriptions
 
 
@@ -95,7 +95,7 @@ def description(
         table += [f"| {' | '.join(_cells(row))} |" for row in leaders]
         parts.append("\n".join(table))
     if found:
-        shares = ", ".join(f"{path} {percent(value)} %" for path, value in list(found.items())[:_SHOWN_VALUES])
+        shares = ", ".join(f"{path} {percent(value)} %" for path, value in list(found.items())[:_SHOWN_IMPORTANCES])
         parts.append(f"What accuracy depends on: {shares}.")
     commands = ("status {}", "resume {}", "report {}", "export {} DIR")
     lines = [f"    kinemic search {line.format(name)}{runs_option}" for line in commands]
@@ -105,4 +105,5 @@ def description(
 def _cells(row: TrialRow) -> tuple[str, ...]:
     said = "published configuration" if row.published else settings(row.values, _SHOWN_VALUES)
     # A bar would end the cell.
-    return str(row.number), accuracy(row), str(row.steps), f"{row.seconds:.1f}", said.replace("|", "/")
+    unbroken = accuracy(row).replace(" ", "\u00a0")
+    return str(row.number), unbroken, str(row.steps), f"{row.seconds:.1f}", said.replace("|", "/")

@@ -40,7 +40,7 @@ def test_the_description_ranks_the_finished_trials_and_says_how_to_go_on(tmp_pat
     text = description(rows, 20, {"adapt.learning_rate": 0.75}, "mine", " --runs elsewhere", "#/experiments/1")
     assert text.startswith(f"**14 of 20 trials**: {complete} complete, {14 - complete} pruned. Best: trial ")
     shown = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
-    assert [(cells[0], cells[1]) for cells in shown] == [
+    assert [(cells[0], cells[1].replace("\u00a0", " ")) for cells in shown] == [
         (f"| {row.number}", accuracy(row)) for row in ranked(rows)[: board.LEADERS]
     ]
     assert "adapt.learning_rate 75.0 %" in text
