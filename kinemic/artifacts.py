@@ -1,10 +1,10 @@
-"""What a finished trial leaves to look at: mined pools, confusion matrix, clips real / prior / adapted."""
+"""What a finished trial leaves to look at: mined pools, accuracy by class, confusion, clips real / prior / adapted."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -14,6 +14,7 @@ from kinemic.files import replacing, write_text
 from kinemic.mining import pool_table
 from kinemic.motion import features_to_joints
 from kinemic.render import gif, in_place
+from kinemic.report import mean, standard_error
 from kinemic.synthesis import Synthetic, synthesise
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kinemic.mining import MiningResult
 
 SHOWN_CLASSES = 6  # columns of the picture
+_TITLE_LETTERS = 11  # of a class, under a body
 
 matplotlib.use("Agg")
 
@@ -35,19 +37,44 @@ def write_artifacts(
     synthetic: Synthetic,
     verdicts: list[JudgeReport],
 ) -> None:
-    """Write ``pools.json``, ``confusion.json``, ``confusion.png`` and ``clips.gif`` into a folder."""
+    """Write ``pools.json``, ``clips.gif`` and what ``write_scores`` writes into a folder."""
     corpus = material.data.corpus
     if mined is not None:
         rows = pool_table(mined, material.source, corpus.classes, corpus.class_captions)
         write_text(folder / "pools.json", json.dumps(rows, indent=1))
+    write_scores(folder, corpus.classes, verdicts)
+    clips_gif(folder / "clips.gif", material, bundle, synthetic)
+
+
+def write_scores(folder: Path, classes: tuple[str, ...], verdicts: list[JudgeReport]) -> None:
+    """Write ``per_class.json``, ``confusion.json`` and ``confusion.png``, over all judge seeds, into a folder."""
     confusion = np.sum([v.confusion for v in verdicts], axis=0)
+    write_text(folder / "per_class.json", json.dumps(class_table(classes, verdicts), indent=1))
     write_text(
-        folder / "confusion.json",
-        json.dumps({"classes": corpus.classes, "rows_are_truth": confusion.tolist()}, indent=1),
+        folder / "confusion.json", json.dumps({"classes": classes, "rows_are_truth": confusion.tolist()}, indent=1)
     )
     with replacing(folder / "confusion.png") as path:
-        confusion_figure(confusion, corpus.classes).savefig(path, dpi=100, format="png")
-    clips_gif(folder / "clips.gif", material, bundle, synthetic)
+        confusion_figure(confusion, classes).savefig(path, dpi=100, format="png")
+
+
+def class_table(classes: tuple[str, ...], verdicts: list[JudgeReport]) -> list[dict[str, Any]]:
+    """Return one row per class: dev accuracy (0..1) and its standard error over judge seeds, clips, usual mistake."""
+    confusion = np.sum([v.confusion for v in verdicts], axis=0)
+    rows = []
+    for label, name in enumerate(classes):
+        clips = int(confusion[label].sum()) // len(verdicts)
+        accuracies = [float(v.per_class[label]) for v in verdicts]
+        wrong = np.where(np.arange(len(classes)) == label, 0, confusion[label])
+        rows.append(
+            {
+                "class": name,
+                "dev_accuracy": mean(accuracies) if clips else None,
+                "dev_accuracy_se": standard_error(accuracies) if clips else None,
+                "dev_clips": clips,
+                "mistaken_for": classes[int(wrong.argmax())] if wrong.any() else None,
+            }
+        )
+    return rows
 
 
 def clips_gif(path: Path, material: Material, bundle: GeneratorBundle, synthetic: Synthetic) -> None:
@@ -76,7 +103,7 @@ def clips_gif(path: Path, material: Material, bundle: GeneratorBundle, synthetic
     gif(
         path,
         [[in_place(clip) for clip in row] for row in rows.values()],
-        [[f"{row}: {corpus.classes[c]}" for c in classes] for row in rows],
+        [[f"{row}: {_fitting(corpus.classes[c])}" if row == "real" else row for c in classes] for row in rows],
     )
 
 
@@ -97,3 +124,8 @@ def confusion_figure(confusion_CC: np.ndarray, classes: tuple[str, ...]) -> Figu
                 column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if value > 0.5 else "k"
             )
     return figure
+
+
+def _fitting(name: str) -> str:
+    """Cut a class's name to what fits under a body."""
+    return name if len(name) <= _TITLE_LETTERS else f"{name[: _TITLE_LETTERS - 1]}."

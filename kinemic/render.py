@@ -86,7 +86,7 @@ def gif(
     images = list(page.images(max_frames))
     path.parent.mkdir(parents=True, exist_ok=True)
     delay = max(20, round(1000 / fps))  # browsers slow GIFs down that ask for less than 20 ms
-    images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=delay, loop=0, optimize=False)
+    images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=delay, loop=0, optimize=True)
 
 
 class _Page:
@@ -140,9 +140,10 @@ class _Page:
         return Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3])
 
     def images(self, max_frames: int) -> Iterator[Image.Image]:
-        """Yield the frames in a palette of their own, for a GIF."""
+        """Yield the frames for a GIF, in the palette of the first: a frame is then stored as what changed in it."""
+        palette = self.show(0).quantize(64, dither=Image.Dither.NONE)
         for frame in range(min(self.frames, max_frames)):
-            yield self.show(frame).quantize(64, dither=Image.Dither.NONE)
+            yield self.show(frame).quantize(palette=palette, dither=Image.Dither.NONE)
 
     def save_png(self, path: Path) -> None:
         """Write the first frame."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kinemic.adapt import Adaptation
-from kinemic.artifacts import write_artifacts
+from kinemic.artifacts import write_artifacts, write_scores
 from kinemic.baselines import baseline_clips
 from kinemic.bundle import FILE_NAME, GeneratorBundle
 from kinemic.classify import JudgeReport, judge, limit_generated
@@ -245,6 +245,7 @@ def _without_adapting(
     with clock.time("classify"):
         verdicts = score(material, made, config, seeds.judge, device, progress)
     report = _report(material, config, mined, made, verdicts, steps, {}, clock, device)
+    write_scores(workdir / "artifacts", material.data.corpus.classes, verdicts)
     _keep_judges(workdir, material, config, seeds, verdicts)
     write_text(_rung_folder(workdir, steps) / "report.json", report.to_json())
     return report

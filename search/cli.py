@@ -1,4 +1,4 @@
-"""``kinemic search``: run, resume, status, best, contenders, confirm, export."""
+"""``kinemic search``: run, resume, status, best, report, contenders, confirm, export."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from kinemic.commands import options
 from kinemic.console import console, progress_bars
+from kinemic.errors import KinemicError
 
 if TYPE_CHECKING:
     import optuna
@@ -107,6 +108,28 @@ def best(name: str, runs: Path) -> None:
 
 @search.command()
 @runs_option
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Default: report.html in its folder.")
+@click.argument("name")
+def report(name: str, runs: Path, out: Path | None) -> None:
+    """Write all about the search NAME into one HTML file that opens offline; also while it runs.
+
+    The file is logged to the search's MLflow run too.
+    """
+    from search import runner
+    from search.report import write_report
+
+    _, folder, study = _open(name, runs)
+    path = out or folder.report_file
+    write_report(folder, study, path)
+    console.print(f"wrote {path}", soft_wrap=True)
+    try:
+        runner.attach(folder, runs, path)
+    except KinemicError as error:
+        click.echo(f"warning: the report is written, but not logged: {error}", err=True)
+
+
+@search.command()
+@runs_option
 @click.option("--register-as", metavar="MODEL", default=None, help="Name in MLflow's model registry.  [default: NAME]")
 @click.option("--no-register", is_flag=True, help="Write DIR alone.")
 @click.argument("name")
@@ -119,7 +142,7 @@ def export(name: str, target: Path, runs: Path, register_as: str | None, no_regi
     """
     from search.export import export_best
     from search.registry import ALIAS, Registry
-    from search.runner import tracking_uri
+    from search.sitting import tracking_uri
 
     config, folder, study = _open(name, runs)
     model = register_as or config.name
@@ -174,9 +197,11 @@ def confirm(name: str, runs: Path, again: bool, without_failed: bool) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
 def ui(runs: Path, port: int) -> None:
     """Serve the MLflow page of all searches in --runs on this machine, until Ctrl-C."""
-    from search.tracking import serve
+    from search.server import serve
 
-    console.print(f"http://127.0.0.1:{port}/#/experiments  (Ctrl-C ends it)", soft_wrap=True)
+    console.print(
+        f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)", soft_wrap=True
+    )
     serve(runs, port)
 
 

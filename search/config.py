@@ -141,7 +141,12 @@ def load(path: Path, settings: Sequence[str] = ()) -> SearchConfig:
 
     Raises ConfigError, one line that names the file, the key, what came and what to do.
     """
-    return validate(_set_all(load_yaml(path), settings), str(path))
+    return build(load_yaml(path), str(path), settings)
+
+
+def build(data: dict[str, Any], where: str, settings: Sequence[str] = ()) -> SearchConfig:
+    """Build a configuration from the values of a search's YAML file, as ``load`` does. Raises ConfigError."""
+    return validate(_set_all(data, settings), where)
 
 
 def validate(data: dict[str, Any], where: str) -> SearchConfig:

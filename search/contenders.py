@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kinemic.files import write_text
 from kinemic.report import RungReport, mean, standard_error
-from search.again import Result, failure_lines, fresh_seeds, plan, run_all
+from search.again import Result, Run, failure_lines, fresh_seeds, plan, run_all
 from search.baselines import Contender
 from search.config import SearchConfig
 from search.resources import Share
@@ -81,11 +81,16 @@ def run_contenders(
     changed: Callable[[int, int], None] = lambda done, total: None,
 ) -> ContenderTable:
     """Run every contender on every repetition's fresh seeds; a run that fails leaves its row with fewer repetitions."""
-    repetitions, judges = config.contenders.seeds, len(config.seeds.judge)
-    seeds = [fresh_seeds(config.sampler.seed, "contender", k, judges) for k in range(repetitions)]
-    results = run_all(plan(found, seeds, folder), work, share, changed)
+    results = run_all(planned(found, config, folder), work, share, changed)
     rows = tuple(_row(contender, results[contender.key]) for contender in found)
-    return ContenderTable(rows, repetitions, judges, config.steps)
+    return ContenderTable(rows, config.contenders.seeds, len(config.seeds.judge), config.steps)
+
+
+def planned(found: Sequence[Contender], config: SearchConfig, folder: Path) -> dict[str, list[Run]]:
+    """Return the runs of every contender, one a repetition, each in its own folder below ``folder``."""
+    judges = len(config.seeds.judge)
+    seeds = [fresh_seeds(config.sampler.seed, "contender", k, judges) for k in range(config.contenders.seeds)]
+    return plan(found, seeds, folder)
 
 
 def store(table: ContenderTable, path: Path) -> None:

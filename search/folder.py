@@ -57,6 +57,11 @@ class SearchFolder:
         return self.path / "confirmation.json"
 
     @property
+    def report_file(self) -> Path:
+        """The report, unless it is wanted elsewhere."""
+        return self.path / "report.html"
+
+    @property
     def started(self) -> bool:
         """Whether a search was started here; its state is written last, when all else is there."""
         return self._state.exists()

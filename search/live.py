@@ -10,12 +10,12 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from kinemic.report import shown
 from search.confirmation import Confirmation, ConfirmedRow
 from search.contenders import ContenderTable
 from search.folder import SearchFolder
 from search.status import TrialRow
 from search.trainable import read_progress
+from search.wording import accuracy, percent, ranked, settings, states
 
 _SHOWN_VALUES = 4  # searched values beside each trial; `search best` shows all
 _LIVE_ROWS = 20
@@ -44,7 +44,7 @@ class LiveTable:
         self._rows, self._budget = rows, budget
         for row in rows:
             if row.state != "running":
-                self._say(f"trial {row.number:3d} {row.state:9s} dev accuracy {_accuracy(row)} {row.failure}")
+                self._say(f"trial {row.number:3d} {row.state:9s} dev accuracy {accuracy(row)} {row.failure}")
 
     def contending(self, done: int, total: int) -> None:
         """Take how many runs of contenders are done."""
@@ -74,17 +74,17 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
     for name in ("trial", "state", "steps", "dev accuracy", "seconds"):
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     table.add_column("settings")
-    complete = [row for row in rows if row.state == "complete" and row.accuracy is not None]
-    best = max(complete, key=lambda row: (row.accuracy or 0.0, -row.number), default=None)
+    best = ranked(rows)[:1]
     for row in rows:
-        mark = "*" if row is best else ""
+        mark = "*" if row in best else ""
         table.add_row(
             f"{row.number}{mark}",
             _state(row, folder),
             str(row.steps),
-            _accuracy(row),
+            accuracy(row),
             f"{row.seconds:.1f}",
-            shorten(row.failure, _FAILURE_WIDTH) or ("published configuration" if row.published else _values(row)),
+            shorten(row.failure, _FAILURE_WIDTH)
+            or ("published configuration" if row.published else settings(row.values, _SHOWN_VALUES)),
         )
     return table
 
@@ -100,7 +100,7 @@ def contender_table(table: ContenderTable) -> Table:
     for row in table.rows:
         if row.accuracies:
             note = f" ({len(row.failures)} failed)" if row.failures else ""
-            printed.add_row(row.title + note, _percent(row.mean), _percent(row.se))
+            printed.add_row(row.title + note, percent(row.mean), percent(row.se))
         else:
             printed.add_row(row.title, "failed", row.failures[0])
     return printed
@@ -123,7 +123,7 @@ def confirmation_table(confirmation: Confirmation) -> RenderableType:
     for row in sorted(confirmation.rows, key=lambda row: (row.key != confirmation.winner, row.baseline)):
         mark = "*" if row.key == confirmation.winner else ""
         note = shorten(row.failures[0], _FAILURE_WIDTH) if row.failures else "noise" if row.noise else ""
-        printed.add_row(row.title + mark, f"{_percent(row.dev_mean)} +- {_percent(row.dev_se)}", *_tested(row), note)
+        printed.add_row(row.title + mark, f"{percent(row.dev_mean)} +- {percent(row.dev_se)}", *_tested(row), note)
     return Group(printed, *_read_as(confirmation))
 
 
@@ -132,11 +132,11 @@ def _tested(row: ConfirmedRow) -> tuple[str, str, str]:
     if row.difference is None:
         return own, "", ""
     gap = _with_interval(row.difference, row.difference_interval)
-    return own, gap, _percent(row.smallest_detectable_difference)
+    return own, gap, percent(row.smallest_detectable_difference)
 
 
 def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{_percent(value)} [{_percent(interval[0])}, {_percent(interval[1])}]"
+    return "" if interval is None else f"{percent(value)} [{percent(interval[0])}, {percent(interval[1])}]"
 
 
 def _read_as(confirmation: Confirmation) -> list[str]:
@@ -153,9 +153,7 @@ def _read_as(confirmation: Confirmation) -> list[str]:
 
 def summary_line(rows: list[TrialRow], budget: int) -> str:
     """Return how many trials there are of each state."""
-    states = [row.state for row in rows]
-    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    return f"{len(rows)} of {budget} trials: {counted}" if rows else f"0 of {budget} trials"
+    return f"{len(rows)} of {budget} trials: {states(rows)}" if rows else f"0 of {budget} trials"
 
 
 def _state(row: TrialRow, folder: SearchFolder) -> str:
@@ -163,25 +161,6 @@ def _state(row: TrialRow, folder: SearchFolder) -> str:
         return row.state
     progress = read_progress(folder.trials / f"{row.number:04d}")
     return f"{progress.stage} {progress.done}/{progress.total}" if progress else "running"
-
-
-def _accuracy(row: TrialRow) -> str:
-    if row.accuracy is None:
-        return "-"
-    return f"{_percent(row.accuracy)} +- {_percent(row.accuracy_se)}"
-
-
-def _percent(value: float | None) -> str:
-    return shown(None if value is None else 100 * value, 1)
-
-
-def _values(row: TrialRow) -> str:
-    shown = [f"{path.rpartition('.')[2]} {_short(value)}" for path, value in row.values.items()]
-    return ", ".join(shown[:_SHOWN_VALUES]) + (", ..." if len(shown) > _SHOWN_VALUES else "")
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _running(folders: tuple[Path, ...]) -> str:

@@ -19,7 +19,8 @@ from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec
 
 from kinemic.errors import KinemicError
 from search.outbox import DELIVERY_ERRORS
-from search.tracking import STUDY_TAG, TRIAL_TAG, check_reachable
+from search.server import check_reachable
+from search.tracking import STUDY_TAG, TRIAL_TAG
 
 with warnings.catch_warnings(action="ignore"):  # MLflow warns of the type hints of a class of its own
     import mlflow.pyfunc

@@ -11,9 +11,10 @@ from ray import tune
 from kinemic.errors import KinemicError
 from kinemic.progress import ProgressCallback, silent
 from kinemic.report import TrialInputs
-from search import baselines
+from search import baselines, tracking
 from search import contenders as again
 from search import study as studies
+from search.board import Board
 from search.config import SearchConfig
 from search.contenders import ContenderTable
 from search.folder import SearchFolder, State, dump, find
@@ -21,10 +22,11 @@ from search.ledger import Ledger
 from search.resources import Share, connected, share, sigterm_as_ctrl_c
 from search.scheduler import StudyScheduler
 from search.searcher import StudySearcher
+from search.server import check_reachable, server_command
 from search.sitting import Opened, Sitting, Watch, artifacts_folder, runs_option, sit, tracking_uri
 from search.space import resolve_space
 from search.status import TrialRow, trial_rows
-from search.tracking import Tracker, check_reachable, server_command
+from search.tracking import Tracker
 from search.trainable import RunTrial, TrialActor, Work
 
 Prepared = tuple[TrialInputs, int]  # what trials read, and the number of source clips
@@ -117,6 +119,14 @@ def prepare(config: SearchConfig, runs: Path, progress: ProgressCallback) -> Pre
     return inputs, len(Corpus.open(inputs.source))
 
 
+def attach(folder: SearchFolder, runs: Path, file: Path) -> None:
+    """Log a file on the MLflow run of a search, whether that goes on or is over. Raises KinemicError."""
+    config = folder.config()
+    uri = tracking_uri(config, runs)
+    check_reachable(uri)
+    tracking.attach(uri, config.tracking.experiment, folder.state().study, file)
+
+
 def go_on(
     opened: Opened,
     runs: Path,
@@ -131,29 +141,36 @@ def go_on(
     """
 
     def body(sitting: Sitting) -> ContenderTable:
+        name, trials = opened.config.name, opened.config.budget.trials
+        board = Board(sitting.tracker, opened.study, name, trials, runs_option(runs))
         with connected(opened.config.resources.address), sigterm_as_ctrl_c():
-            return _search(sitting, only_contenders)
+            return _search(sitting, board, only_contenders)
 
     sat = sit(opened, runs, body, lambda: _how_to_go_on(opened, runs), run_trial=run_trial, watch=watch)
     command = server_command(tracking_uri(opened.config, runs), artifacts_folder(opened.config, runs))
     return Outcome(opened.folder, trial_rows(opened.study), sat.made, command, sat.tracked, sat.refused)
 
 
-def _search(sitting: Sitting, only_contenders: bool) -> ContenderTable:
+def _search(sitting: Sitting, board: Board, only_contenders: bool) -> ContenderTable:
     opened, tracker, watch = sitting.opened, sitting.tracker, sitting.watch
     config, folder, study = opened.config, opened.folder, opened.study
     part = share(config.resources)
 
-    def changed() -> None:
-        watch.searching(folder, config.budget.trials, trial_rows(study))
+    def changed(last: bool = False) -> None:
+        rows = trial_rows(study)
+        board.update(rows, last)
+        watch.searching(folder, config.budget.trials, rows)
 
     ledger = Ledger(study, config, opened.space, tracker, folder.trials, part.max_concurrent, changed)
     ledger.reconcile()
     # The test split stays out of what is tracked (METHOD section 6).
+    tracker.save_view(tuple(opened.space))
     tracker.log_parent({}, {}, {"search.yaml": dump(config, without=("confirm",))})
-    if not (ledger.finished or only_contenders):
-        _tune(ledger, sitting.work, part, folder)
-    changed()
+    try:
+        if not (ledger.finished or only_contenders):
+            _tune(ledger, sitting.work, part, folder)
+    finally:
+        changed(last=True)
     _check_any(trial_rows(study))
     found = baselines.contenders(study, config, opened.space, opened.state.source_clips)
     table = again.run_contenders(found, config, sitting.work, part, folder.contenders, watch.contending)

@@ -7,29 +7,26 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 
 from kinemic.config import TrialConfig
 from kinemic.errors import KinemicError
 from kinemic.report import RungReport
 from search.failures import Failure
 from search.outbox import DELIVERY_ERRORS, Outbox, is_away
+from search.records import as_table, readable, rung_metrics
 from search.space import Scalar, getattr_path
+from search.view import trials_link, view_tag
 
 STUDY_TAG, TRIAL_TAG, ROLE_TAG = "kinemic.study", "kinemic.trial", "kinemic.role"
 STATE_TAG, FAILURE_TAG, DEVICE_TAG = "kinemic.state", "kinemic.failure", "kinemic.device"
@@ -73,8 +70,8 @@ class Tracker:
         """Create a trial's run, or go on with the one that is there. Only readable parameters are logged."""
         child = self._children.setdefault(number, _Child())
         child.status = "RUNNING"
-        shown = {path: _readable(value) for path, value in values.items()}
-        shown |= {path: _readable(getattr_path(config, path)) for path in _FIXED_OF_INTEREST if path not in shown}
+        shown = {path: readable(value) for path, value in values.items()}
+        shown |= {path: readable(getattr_path(config, path)) for path in _FIXED_OF_INTEREST if path not in shown}
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         self._outbox.put(lambda: self._start(number, child, shown, text))
 
@@ -103,6 +100,24 @@ class Tracker:
                 self._client.log_text(run_id, text, name)
 
         self._outbox.put(deliver)
+
+    def log_curve(self, key: str, points: Sequence[tuple[int, float, datetime]]) -> None:
+        """Log a metric of the search's own run as (step, value, time) points; a point that is there stays the one.
+
+        MLflow knows a point by its step, value and time, so points of an earlier sitting may be sent again.
+        """
+        metrics = [Metric(key, value, int(when.timestamp() * 1000), step) for step, value, when in points]
+        self._outbox.put(lambda: self._client.log_batch(self.parent_id, metrics=metrics))
+
+    @property
+    def trials_link(self) -> str:
+        """The list of this search's trials, the best first, relative to the server's root."""
+        return trials_link(self._experiment, self._study)
+
+    def save_view(self, parameters: Sequence[str]) -> None:
+        """Keep what ``trials_link`` shows, with columns for these parameters."""
+        key, value = view_tag(self._study, parameters)
+        self._outbox.put(lambda: self._client.set_experiment_tag(self._experiment, key, value))
 
     def close(self, status: str, patience: float = 60.0) -> bool:
         """End the parent run, and as KILLED every child that still runs; returns whether all was delivered in time."""
@@ -161,7 +176,7 @@ class Tracker:
         if report.steps in child.steps:
             return
         seconds, now = child.seconds + sum(report.seconds.values()), _now()
-        metrics = [Metric(key, value, now, report.steps) for key, value in _rung_metrics(report, seconds).items()]
+        metrics = [Metric(key, value, now, report.steps) for key, value in rung_metrics(report, seconds).items()]
         self._client.log_batch(child.run_id, metrics=metrics, tags=[RunTag(DEVICE_TAG, report.device)])
         child.steps.add(report.steps)
         child.seconds, child.rungs = seconds, child.rungs + 1
@@ -184,37 +199,17 @@ class Tracker:
         self._client.set_terminated(child.run_id, "KILLED")
 
     def _log_artifacts(self, run_id: str, folder: Path) -> None:
+        tables = []
         for path in sorted(path for path in folder.glob("*") if path.is_file()):
-            table = _as_table(path)
+            table = as_table(path)
             if table is None:
                 self._client.log_artifact(run_id, str(path))
             else:
                 # The format and the tag of MLflow's log_table, which itself would append when delivered twice.
                 self._client.log_dict(run_id, table, path.name)
-                self._client.set_tag(run_id, _TABLES_TAG, json.dumps([{"path": path.name, "type": "table"}]))
-
-
-def check_reachable(uri: str) -> None:
-    """Check within seconds that a tracking server answers, before anything is prepared; writes nothing.
-
-    Raises KinemicError for a server that doesn't answer, and for a kind of URI that can't be a tracking store.
-    """
-    if uri.startswith("sqlite:///"):
-        return
-    if not uri.startswith(("http://", "https://")):
-        if "://" in uri and not uri.startswith("file:"):
-            return  # another database or a plug-in: MLflow itself says what is wrong with it
-        raise KinemicError(f"tracking.uri {uri}: expected http(s)://HOST:PORT or sqlite:///PATH, not a folder")
-    try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise KinemicError(f"MLflow at {uri} answers with error {error.code}; is it still starting?") from error
-    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise KinemicError(
-            f"MLflow at {uri} cannot be reached ({reason}); start it, or leave tracking.uri out for a local file"
-        ) from error
+                tables.append({"path": path.name, "type": "table"})
+        if tables:
+            self._client.set_tag(run_id, _TABLES_TAG, json.dumps(tables))
 
 
 def open_tracker(
@@ -224,16 +219,33 @@ def open_tracker(
 
     ``artifacts`` is the folder for artifacts of a local store, None where the server decides. Raises KinemicError.
     """
-    # MLflow's client retries for minutes by default; the outbox does the waiting here, and nothing else may block.
-    for key, value in {"MAX_RETRIES": "1", "TIMEOUT": "10", "BACKOFF_FACTOR": "1"}.items():
-        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{key}", value)
-    for chatty in ("mlflow", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)  # a new database is set up in silence
-    try:
-        client = MlflowClient(tracking_uri=uri)
+    with _client(uri) as client:
         experiment_id = _experiment(client, experiment, artifacts)
         parent_id = _parent(client, experiment_id, study, name)
         return Tracker(client, experiment_id, study, parent_id, retry_after)
+
+
+def attach(uri: str, experiment: str, study: str, file: Path) -> None:
+    """Log a file on a search's own run, whatever its status, without touching that. Raises KinemicError."""
+    with _client(uri) as client:
+        found = client.get_experiment_by_name(experiment)
+        parent = found and _find_parent(client, found.experiment_id, study)
+        if not parent:
+            raise KinemicError(f"MLflow at {uri} has no run of {study} in experiment {experiment!r}")
+        client.log_artifact(parent.info.run_id, str(file))
+
+
+@contextmanager
+def _client(uri: str) -> Iterator[MlflowClient]:
+    """Yield a client that does not wait long; what goes wrong with it is one line."""
+    # MLflow's client retries for minutes by default; the outbox does the waiting here, and nothing else may block.
+    for key, value in {"MAX_RETRIES": "1", "TIMEOUT": "10", "BACKOFF_FACTOR": "1"}.items():
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{key}", value)
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # else two lines on stdout for every run that ends
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)  # a new database is set up in silence
+    try:
+        yield MlflowClient(tracking_uri=uri)
     except DELIVERY_ERRORS as error:
         first = str(error).strip().splitlines()[0]
         state = "cannot be reached" if is_away(error) else "refuses"
@@ -248,91 +260,19 @@ def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
 
 
 def _parent(client: MlflowClient, experiment_id: str, study: str, name: str) -> str:
-    where = f"tags.`{STUDY_TAG}` = '{study}' and tags.`{ROLE_TAG}` = 'search'"
-    found = client.search_runs([experiment_id], where, max_results=1)
-    if found:
-        run_id = str(found[0].info.run_id)
-        client.update_run(run_id, status="RUNNING")
-        return run_id
+    found = _find_parent(client, experiment_id, study)
+    if found is not None:
+        client.update_run(found.info.run_id, status="RUNNING")
+        return str(found.info.run_id)
     tags = {STUDY_TAG: study, ROLE_TAG: "search"}
     return str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
 
 
-def _rung_metrics(report: RungReport, seconds: float) -> dict[str, float]:
-    sizes = report.pool_sizes
-    metrics = {
-        "dev_accuracy": report.dev_accuracy,
-        "dev_accuracy_se": math.nan if report.dev_accuracy_se is None else report.dev_accuracy_se,
-        "steps": float(report.steps),
-        "seconds": seconds,
-        "peak_memory_mb": report.peak_memory_mb,
-        "pool_fallbacks": float(report.pool_fallbacks),
-    }
-    if sizes:
-        metrics |= {"pool_size_min": float(min(sizes)), "pool_size_mean": sum(sizes) / len(sizes)}
-        metrics |= {"pool_size_max": float(max(sizes))}
-    metrics |= {f"accuracy_seed_{i}": value for i, value in enumerate(report.accuracies)}
-    metrics |= {f"loss_{key}": value for key, value in report.losses.items()}
-    metrics |= {f"seconds_{key}": value for key, value in report.seconds.items()}
-    return metrics
-
-
-def _as_table(path: Path) -> dict[str, list[Any]] | None:
-    """Return a JSON file of rows in the form that MLflow's page shows as a table; None for anything else."""
-    if path.suffix != ".json":
-        return None
-    try:
-        rows = json.loads(path.read_text())
-    except ValueError:
-        return None
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        return None
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    return {"columns": columns, "data": [[_cell(row.get(key)) for key in columns] for row in rows]}
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
-
-
-def _readable(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _find_parent(client: MlflowClient, experiment_id: str, study: str) -> Run | None:
+    where = f"tags.`{STUDY_TAG}` = '{study}' and tags.`{ROLE_TAG}` = 'search'"
+    found = client.search_runs([experiment_id], where, max_results=1)
+    return found[0] if found else None
 
 
 def _now() -> int:
     return int(time.time() * 1000)
-
-
-def server_command(uri: str, artifacts: Path | None, port: int = 5000) -> str:
-    """Return the line that opens the MLflow page of a store; for a server, its address."""
-    if uri.startswith("http"):
-        return uri
-    place = f" --default-artifact-root {artifacts.resolve().as_uri()}" if artifacts else ""
-    # Job execution is for MLflow's GenAI features; without it the server takes 0.5 GB instead of 2.3.
-    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {_mlflow()} server --backend-store-uri {uri}{place} --port {port}"
-
-
-def serve(runs: Path, port: int) -> None:
-    """Run the MLflow server of the default store in ``runs`` until it is interrupted.
-
-    Raises KinemicError for a port that is taken, a folder without searches, and a server that ends by itself.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise KinemicError(f"port {port} can't be used ({error.strerror}); choose another with --port") from error
-    database = runs / "mlflow.db"
-    if not database.exists():
-        raise KinemicError(f"{database}: no tracking store; run a search first, or give its folder with --runs")
-    command = server_command(f"sqlite:///{database.resolve()}", runs / "mlflow-artifacts", port)
-    code = subprocess.run(["/bin/sh", "-c", f"exec env {command}"], check=False).returncode
-    if code:
-        raise KinemicError(f"the MLflow server ended with exit code {code}; its own lines above say why")
-
-
-def _mlflow() -> str:
-    """Return how to call mlflow: the one beside this Python, for a user who has not activated the environment."""
-    beside = Path(sys.executable).with_name("mlflow")
-    return str(beside) if beside.exists() else "mlflow"

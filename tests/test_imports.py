@@ -88,6 +88,10 @@ def test_the_method_runs_without_the_search() -> None:
     assert loaded.isdisjoint(FORBIDDEN["kinemic"])
 
 
+def test_importing_the_search_is_light() -> None:
+    assert loaded_by("import search").isdisjoint({"torch", "pandas", "plotly", *SCHEDULERS})
+
+
 def test_reading_a_cluster_command_loads_no_torch() -> None:
     assert "torch" not in loaded_by("import cluster.cli")
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import shutil
+import signal
 import socket
-import threading
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +20,17 @@ import pytest
 import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from kinemic.config import TrialConfig
 from kinemic.errors import KinemicError
 from kinemic.report import RungReport
+from search.board import GOAL, NOTE_TAG, Board
 from search.failures import Failure
 from search.outbox import Outbox
-from search.tracking import FINAL_KEYS, Tracker, check_reachable, open_tracker, server_command
+from search.server import check_reachable, server_command
+from search.status import trial_rows
+from search.tracking import FINAL_KEYS, Tracker, attach, open_tracker
+from tests.bench import RUNGS, Bench, search
 
 VALUES = {"mining.top_k": 8, "synthesis.guidance": 2.5}
 
@@ -63,6 +70,7 @@ def test_every_trial_ends_with_the_same_keys_and_its_own_status(opened: Callable
     (folder / "artifacts" / "pools.json").write_text(
         '[{"class": "wave", "clip": "a"}, {"class": "kick", "words": ["k"]}]'
     )
+    (folder / "artifacts" / "per_class.json").write_text('[{"class": "wave", "dev_accuracy": 0.5}]')
     (folder / "artifacts" / "confusion.json").write_text('{"classes": ["wave"]}')
     (folder / "artifacts" / "clips.gif").write_bytes(b"GIF89a")
     tracker = opened()
@@ -99,8 +107,9 @@ def test_every_trial_ends_with_the_same_keys_and_its_own_status(opened: Callable
     for key in ("loss_rec", "seconds_adapt", "pool_size_min", "pool_fallbacks", "accuracy_seed_1", "dev_accuracy_se"):
         assert key in runs[0].data.metrics
     files = {file.path for file in tracker._client.list_artifacts(runs[0].info.run_id)}
-    assert files == {"config.yaml", "pools.json", "confusion.json", "clips.gif"}
-    assert "mlflow.loggedArtifacts" in runs[0].data.tags  # the pools are a table on the page
+    assert files == {"config.yaml", "pools.json", "per_class.json", "confusion.json", "clips.gif"}
+    tables = json.loads(runs[0].data.tags["mlflow.loggedArtifacts"])  # what is a table on the page
+    assert {table["path"] for table in tables} == {"pools.json", "per_class.json"}
     assert tracker._client.get_run(tracker.parent_id).info.status == "FINISHED"
 
 
@@ -151,33 +160,74 @@ def test_a_run_whose_creation_was_never_answered_is_not_made_twice(
     assert children(tracker)[0].data.metrics["steps"] == 5.0
 
 
+@contextmanager
+def server(folder: Path, port: int) -> Iterator[str]:
+    """Serve the store in ``folder`` by MLflow's own server, as a user would, and kill it at the end."""
+    command = server_command(f"sqlite:///{folder / 'mlflow.db'}", None, port)
+    log = (folder / "server.log").open("ab")
+    script = (
+        f"cd {folder} && exec env {command} --workers 1 --serve-artifacts --artifacts-destination {folder / 'store'}"
+    )
+    process = subprocess.Popen(["/bin/sh", "-c", script], stdout=log, stderr=log, start_new_session=True)
+    try:
+        while not answers(f"http://127.0.0.1:{port}"):
+            assert process.poll() is None, (folder / "server.log").read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
+
+
+def answers(uri: str) -> bool:
+    try:
+        check_reachable(uri)
+    except KinemicError:
+        return False
+    return True
+
+
 def test_a_server_that_is_away_for_a_while_loses_nothing_and_keeps_nobody_waiting(
-    opened: Callable[[], Tracker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tracker = opened()
-    away = threading.Event()
-    away.set()
-    log_batch = MlflowClient.log_batch
-
-    def unreachable(self: MlflowClient, *arguments: Any, **named: Any) -> Any:
-        if away.is_set():
-            raise MlflowException("API request to endpoint failed with exception: Connection refused")
-        return log_batch(self, *arguments, **named)
-
-    monkeypatch.setattr(MlflowClient, "log_batch", unreachable)
-    tracker.start_trial(0, VALUES, TrialConfig())
-    for steps in (5, 10, 20):
-        tracker.log_rung(0, report(steps))
-    tracker.end_trial(0, "FINISHED", tmp_path, None)
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    bench = Bench(search(budget={"trials": 4}, pruner="none"), tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with server(tmp_path, port) as uri:
+        tracker = open_tracker(uri, "test", "study-1", "study", None, retry_after=0.05)
+        bench.tracker = tracker
+        bench.ledger = bench.sitting()
+        board = Board(tracker, bench.study, "study", 4, "")
+        first = bench.ledger.next()
+        bench.run(first, stop_after=1)
+        while not any(run.data.metrics for run in children(tracker)):
+            time.sleep(0.05)
+    # Away: the first trial goes on and ends, the others start and end.
+    bench.ledger = bench.sitting()
+    bench.run_all()
+    board.update(trial_rows(bench.study), last=True)
     while tracker._outbox.late < 2:
         time.sleep(0.01)
-    assert children(tracker)[0].data.metrics == {}
-    away.clear()
-    assert tracker.close("FINISHED")
-    (run,) = children(tracker)
-    history = tracker._client.get_metric_history(run.info.run_id, "dev_accuracy")
-    assert [metric.step for metric in history] == [5, 10, 20]
-    assert run.info.status == "FINISHED"
+    with server(tmp_path, port):
+        assert tracker.close("FINISHED")
+        assert tracker.refused == []
+        runs = children(tracker)
+        assert [run.info.status for run in runs] == ["FINISHED"] * 4
+        for run, trial in zip(runs, bench.study.get_trials(), strict=True):
+            history = tracker._client.get_metric_history(run.info.run_id, "dev_accuracy")
+            assert {metric.step: metric.value for metric in history} == pytest.approx(trial.intermediate_values)
+            assert len(history) == len(RUNGS)
+            files = {file.path for file in tracker._client.list_artifacts(run.info.run_id)}
+            assert files == {"config.yaml", "pools.json", "confusion.json"}
+        curve = tracker._client.get_metric_history(tracker.parent_id, GOAL)
+        assert {metric.step for metric in curve} == {1, 2, 3, 4}
+        parent = tracker._client.get_run(tracker.parent_id)
+        assert parent.data.tags[NOTE_TAG].startswith("**4 of 4 trials**: 4 complete")
+        assert parent.info.status == "FINISHED"
+    assert capsys.readouterr().out == ""  # a server makes MLflow print two lines for every run that ends
 
 
 def test_a_call_that_the_server_refuses_is_dropped_and_told(opened: Callable[[], Tracker], tmp_path: Path) -> None:
@@ -228,6 +278,37 @@ def test_the_line_that_opens_the_page_names_the_store_and_its_artifacts(tmp_path
     assert "server --backend-store-uri sqlite:////runs/mlflow.db --default-artifact-root file://" in line
     assert line.endswith("--port 5000")
     assert server_command("http://host:5000", None) == "http://host:5000"
+
+
+def test_the_saved_view_lists_this_searchs_trials_with_columns_that_they_have(opened: Callable[[], Tracker]) -> None:
+    tracker = opened()
+    tracker.save_view(tuple(VALUES))
+    tracker.start_trial(0, VALUES, TrialConfig())
+    tracker.log_rung(0, report(5))
+    assert tracker.close("FINISHED")
+    (run,) = children(tracker)
+    client, key = tracker._client, tracker.trials_link.rpartition("viewStateShareKey=")[2]
+    view = json.loads(client.get_experiment(tracker._experiment).tags[f"mlflow.sharedViewState.{key}"])
+    found = client.search_runs([tracker._experiment], view["searchFilter"], order_by=[f"{view['orderByKey']} DESC"])
+    assert [other.info.run_id for other in found] == [run.info.run_id]
+    there = {f"metrics.`{name}`" for name in run.data.metrics} | {f"params.`{name}`" for name in run.data.params}
+    there |= {"tags.`kinemic.state`", "tags.`kinemic.failure`"}  # the latter on failed trials alone
+    assert set(view["selectedColumns"]) <= there
+    assert {f"params.`{path}`" for path in VALUES} <= set(view["selectedColumns"])
+
+
+def test_a_file_is_attached_to_a_run_that_is_over_and_leaves_its_status(
+    opened: Callable[[], Tracker], tmp_path: Path
+) -> None:
+    tracker = opened()
+    tracker.close("KILLED")
+    (tmp_path / "report.html").write_text("<p>report</p>")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    attach(uri, "test", "study-1", tmp_path / "report.html")
+    assert [file.path for file in tracker._client.list_artifacts(tracker.parent_id)] == ["report.html"]
+    assert tracker._client.get_run(tracker.parent_id).info.status == "KILLED"
+    with pytest.raises(KinemicError, match="has no run of study-2 in experiment 'test'"):
+        attach(uri, "test", "study-2", tmp_path / "report.html")
 
 
 def test_the_parent_run_is_named_after_the_search(opened: Callable[[], Tracker]) -> None:

@@ -75,12 +75,15 @@ def test_the_judge_is_told_which_clips_are_real(
 def test_a_finished_trial_leaves_pictures_and_a_bundle_that_needs_nothing_else(
     finished: tuple[Path, list[RungReport]], tmp_path: Path
 ) -> None:
-    workdir, _ = finished
+    workdir, reports = finished
     names = {file.name for file in (workdir / "artifacts").iterdir()}
-    assert names == {"pools.json", "confusion.json", "confusion.png", "clips.gif"}
+    assert names == {"pools.json", "per_class.json", "confusion.json", "confusion.png", "clips.gif"}
     confusion = json.loads((workdir / "artifacts" / "confusion.json").read_text())
     dev = 3 * 3  # classes, dev subjects with one clip each
     assert np.sum(confusion["rows_are_truth"]) == dev * len(EXPERIMENT.seeds.judge)
+    classes = json.loads((workdir / "artifacts" / "per_class.json").read_text())
+    assert [row["class"] for row in classes] == ["wave", "squat", "kick"]
+    assert np.mean([row["dev_accuracy"] for row in classes]) == pytest.approx(reports[-1].dev_accuracy)
     bundle = GeneratorBundle.load(workdir)
     assert bundle.classes == ("wave", "squat", "kick")
     made = bundle.generate([bundle.class_index("kick")], 3, seed=5)
@@ -115,6 +118,8 @@ def test_without_generated_clips_only_the_judge_runs(inputs: TrialInputs, tmp_pa
     (report,) = run_trial(inputs, config, EXPERIMENT.seeds, tmp_path)
     assert report.seconds.keys() == {"classify"}
     assert (report.losses, report.pool_sizes) == ({}, ())
+    classes = json.loads((tmp_path / "artifacts" / "per_class.json").read_text())
+    assert np.mean([row["dev_accuracy"] for row in classes]) == pytest.approx(report.dev_accuracy)
 
 
 def test_without_mining_terms_nothing_is_mined(inputs: TrialInputs, tmp_path: Path) -> None:

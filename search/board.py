@@ -1,0 +1,109 @@
+"""What a search's own MLflow run shows while it goes on: a leaderboard, the goal curve, importances."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import optuna
+from optuna.trial import TrialState
+
+from search.status import TrialRow
+from search.tracking import Tracker
+from search.wording import accuracy, percent, ranked, settings, states
+
+NOTE_TAG = "mlflow.note.content"  # the description on a run's page, Markdown
+GOAL = "best_dev_accuracy"
+LEADERS = 10
+# Fewer finished trials than this say nothing about a dozen settings.
+LEAST_FOR_IMPORTANCES = 10
+_SHOWN_VALUES, _SHOWN_IMPORTANCES = 4, 8
+_EVERY = 5.0  # seconds between two descriptions
+
+
+class Board:
+    """Keeps the description and the goal curve of a search's own run up to date, through the tracker's outbox."""
+
+    def __init__(self, tracker: Tracker, study: optuna.Study, name: str, budget: int, runs_option: str) -> None:
+        self._tracker, self._study = tracker, study
+        self._name, self._budget, self._runs_option = name, budget, runs_option
+        self._points, self._ended, self._written = 0, -1, 0.0
+
+    def update(self, rows: Sequence[TrialRow], last: bool = False) -> None:
+        """Take the trials as they are now; ``last`` writes the description whenever the one before was written."""
+        ended = sum(row.state != "running" for row in rows)
+        if ended != self._ended:
+            curve = goal_curve(self._study)
+            self._tracker.log_curve(GOAL, curve[self._points :])
+            self._points = len(curve)
+        if last or (ended != self._ended and time.monotonic() - self._written > _EVERY):
+            found = importances(self._study)
+            note = description(rows, self._budget, found, self._name, self._runs_option, self._tracker.trials_link)
+            self._tracker.log_parent({}, {NOTE_TAG: note}, {})
+            self._written = time.monotonic()
+            if last:
+                self._tracker.log_parent({f"importance_{path}": value for path, value in found.items()}, {}, {})
+        self._ended = ended
+
+
+def goal_curve(study: optuna.Study) -> list[tuple[int, float, datetime]]:
+    """Return (trials ended, best dev accuracy so far, when), for every trial that ended."""
+    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and t.datetime_complete]
+    points, best = [], None
+    for count, trial in enumerate(sorted(ended, key=lambda t: (t.datetime_complete, t.number)), 1):
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            best = trial.value if best is None else max(best, trial.value)
+        if best is not None and trial.datetime_complete is not None:
+            points.append((count, best, trial.datetime_complete))
+    return points
+
+
+def importances(study: optuna.Study) -> dict[str, float]:
+    """Return each setting's share of what accuracy depends on, the largest first (Optuna's default evaluator).
+
+    Empty with too few finished trials to say anything, or where all of them are equally good.
+    """
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(done) < LEAST_FOR_IMPORTANCES or len({trial.value for trial in done}) < 2:
+        return {}
+    return optuna.importance.get_param_importances(study)
+
+
+def description(
+    rows: Sequence[TrialRow],
+    budget: int,
+    found: Mapping[str, float],
+    name: str,
+    runs_option: str = "",
+    trials_link: str = "",
+) -> str:
+    """Return the leaderboard as Markdown: counts, best, the first ten, importances, how to go on."""
+    leaders = ranked(rows)[:LEADERS]
+    # The page folds a description after a few lines, so the link and the best come before the table.
+    parts = [f"**{len(rows)} of {budget} trials**: {states(rows)}."]
+    if leaders:
+        best = leaders[0]
+        parts[0] += (
+            f" Best: trial {best.number}, dev accuracy {accuracy(best)} % "
+            "(standard error over judge seeds; chosen on these clips)."
+        )
+    if trials_link:
+        parts[0] += f" [All trials, the best first]({trials_link})"
+    if leaders:
+        table = ["| trial | dev % | steps | seconds | settings |", "|---:|---:|---:|---:|:---|"]
+        table += [f"| {' | '.join(_cells(row))} |" for row in leaders]
+        parts.append("\n".join(table))
+    if found:
+        shares = ", ".join(f"{path} {percent(value)} %" for path, value in list(found.items())[:_SHOWN_IMPORTANCES])
+        parts.append(f"What accuracy depends on: {shares}.")
+    commands = ("status {}", "resume {}", "report {}", "export {} DIR")
+    lines = [f"    kinemic search {line.format(name)}{runs_option}" for line in commands]
+    return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def _cells(row: TrialRow) -> tuple[str, ...]:
+    said = "published configuration" if row.published else settings(row.values, _SHOWN_VALUES)
+    # A bar would end the cell.
+    unbroken = accuracy(row).replace(" ", "\u00a0")
+    return str(row.number), unbroken, str(row.steps), f"{row.seconds:.1f}", said.replace("|", "/")

@@ -1,0 +1,162 @@
+"""A search as one HTML file that opens anywhere: what was found, how sure it is, what it cost, what it looks like."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from kinemic.errors import KinemicError
+from kinemic.files import write_text
+from kinemic.report import mean, shown
+from search import baselines, contenders
+from search import study as studies
+from search.board import importances
+from search.figures import figures, importances_note, plotly_js
+from search.folder import SearchFolder
+from search.space import resolve_space
+from search.status import TrialRow, trial_rows
+from search.wording import accuracy, percent, ranked, settings, states
+
+CONFIRMATION = "confirmation.json"
+LEADERS = 20
+_PICTURED = 3  # trials whose clips are shown
+
+
+def write_report(folder: SearchFolder, study: optuna.Study, path: Path) -> None:
+    """Write a search's report as one self-contained HTML file, also while the search runs.
+
+    Raises KinemicError where no trial has finished yet, or where the file can't be written.
+    """
+    html = render(folder, study)
+    try:
+        write_text(path, html)
+    except OSError as error:
+        raise KinemicError(f"{path}: cannot be written ({error.strerror}); give another file with --out") from error
+
+
+def render(folder: SearchFolder, study: optuna.Study) -> str:
+    """Return the report as HTML. Raises KinemicError where no trial has finished yet."""
+    config, rows = folder.config(), trial_rows(study)
+    studies.best_trial(study)  # raises where there is nothing to report
+    leaders, found = ranked(rows), importances(study)
+    environment = Environment(
+        loader=PackageLoader("search"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "accuracy": accuracy, "shown": shown, "share": _share}
+    template = environment.get_template("report.html")
+    return template.render(
+        name=config.name,
+        facts=_facts(config.budget.trials, rows, config.trial.judge.profile, len(config.seeds.judge)),
+        best=leaders[0],
+        best_settings=leaders[0].values,
+        leaders=[(row, _said(row)) for row in leaders[:LEADERS]],
+        figures=[(f.title, f.note, Markup(f.html)) for f in figures(study, list(found))],
+        importances_note=importances_note(len(leaders)),
+        contenders=contenders.load(folder.contenders_file),
+        confirmation=_confirmation(folder.path / CONFIRMATION),
+        classes=class_gains(folder, study),
+        confusion=_data_uri(_artifacts(folder, leaders[0].number) / "confusion.png"),
+        failures=_failures(rows),
+        compute=compute_by_stage(study),
+        clips=[
+            (row, uri)
+            for row in leaders[:_PICTURED]
+            if (uri := _data_uri(_artifacts(folder, row.number) / "clips.gif"))
+        ],
+        plotly_js=Markup(plotly_js()),
+    )
+
+
+def compute_by_stage(study: optuna.Study) -> dict[str, float]:
+    """Return the seconds that all trials spent in each stage, the dearest first."""
+    spent: Counter[str] = Counter()
+    for trial in study.get_trials(deepcopy=False):
+        for report in studies.reports(trial):
+            spent.update(report.seconds)
+    return dict(spent.most_common())
+
+
+def class_gains(folder: SearchFolder, study: optuna.Study) -> list[dict[str, Any]]:
+    """Return accuracy (0..1) by class of the contenders "real only" and best, over the same fresh seeds.
+
+    Empty where one of them was not run yet. The largest gain comes first.
+    """
+    runs = _contender_folders(folder, study)
+    real, chosen = (_by_class(runs[key]) for key in ("real", "best"))
+    rows = [
+        {"name": name, "real": real[name], "best": chosen[name], "gain": chosen[name] - real[name]}
+        for name in real
+        if name in chosen
+    ]
+    return sorted(rows, key=lambda row: -row["gain"])
+
+
+def _contender_folders(folder: SearchFolder, study: optuna.Study) -> dict[str, list[Path]]:
+    """Return by key where each repetition of a contender is run; those of an earlier best trial are left out."""
+    config, state = folder.config(), folder.state()
+    space = resolve_space(config.space, state.source_clips, config.trial.judge.profile)
+    planned = contenders.planned(
+        baselines.contenders(study, config, space, state.source_clips), config, folder.contenders
+    )
+    return {key: [run.workdir for run in runs] for key, runs in planned.items()}
+
+
+def _by_class(runs: Sequence[Path]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for file in (run / "artifacts" / "per_class.json" for run in runs):
+        for row in json.loads(file.read_text(encoding="utf-8")) if file.exists() else []:
+            if row["dev_accuracy"] is not None:
+                found.setdefault(row["class"], []).append(row["dev_accuracy"])
+    return {name: mean(values) for name, values in found.items()}
+
+
+def _facts(budget: int, rows: Sequence[TrialRow], profile: str, judge_seeds: int) -> dict[str, str]:
+    running = any(row.state == "running" for row in rows)
+    return {
+        "trials": f"{len(rows)} of {budget}: {states(rows)}" + (" (the search goes on)" if running else ""),
+        "judge": f"profile {profile}, {judge_seeds} seed{'s' if judge_seeds > 1 else ''} a trial",
+        "compute of all trials": f"{sum(row.seconds for row in rows):.0f} s",
+    }
+
+
+def _said(row: TrialRow) -> str:
+    return "published configuration" if row.published else settings(row.values, len(row.values))
+
+
+def _failures(rows: Sequence[TrialRow]) -> list[tuple[str, int, str]]:
+    """Return each kind of failure, how often it came, and the first message."""
+    failed = [row.failure.partition(": ") for row in rows if row.failure]
+    counted = Counter(kind for kind, _, _ in failed)
+    first = {kind: message for kind, _, message in reversed(failed)}
+    return [(kind, count, first[kind]) for kind, count in counted.most_common()]
+
+
+def _confirmation(path: Path) -> Mapping[str, Any] | None:
+    if not path.exists():
+        return None
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return data
+
+
+def _artifacts(folder: SearchFolder, number: int) -> Path:
+    return folder.trials / f"{number:04d}" / "artifacts"
+
+
+def _data_uri(path: Path) -> str:
+    """Return a picture as a data URI; empty where there is none."""
+    if not path.exists():
+        return ""
+    return f"data:image/{path.suffix[1:]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _share(interval: Sequence[float] | None) -> str:
+    """Return an interval of shares (0..1) in percent."""
+    return "?" if not interval else f"{percent(interval[0])} to {percent(interval[1])}"

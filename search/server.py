@@ -1,0 +1,70 @@
+"""The MLflow server: whether one answers, how to open the page of a local store, and serving it."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from kinemic.errors import KinemicError
+
+
+def check_reachable(uri: str) -> None:
+    """Check within seconds that a tracking server answers, before anything is prepared; writes nothing.
+
+    Raises KinemicError for a server that doesn't answer, and for a kind of URI that can't be a tracking store.
+    """
+    if uri.startswith("sqlite:///"):
+        return
+    if not uri.startswith(("http://", "https://")):
+        if "://" in uri and not uri.startswith("file:"):
+            return  # another database or a plug-in: MLflow itself says what is wrong with it
+        raise KinemicError(f"tracking.uri {uri}: expected http(s)://HOST:PORT or sqlite:///PATH, not a folder")
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise KinemicError(f"MLflow at {uri} answers with error {error.code}; is it still starting?") from error
+    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise KinemicError(
+            f"MLflow at {uri} cannot be reached ({reason}); start it, or leave tracking.uri out for a local file"
+        ) from error
+
+
+def server_command(uri: str, artifacts: Path | None, port: int = 5000) -> str:
+    """Return the line that opens the MLflow page of a store; for a server, its address."""
+    if uri.startswith("http"):
+        return uri
+    place = f" --default-artifact-root {artifacts.resolve().as_uri()}" if artifacts else ""
+    # Job execution is for MLflow's GenAI features; without it the server takes 0.5 GB instead of 2.3.
+    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {_mlflow()} server --backend-store-uri {uri}{place} --port {port}"
+
+
+def serve(runs: Path, port: int) -> None:
+    """Run the MLflow server of the default store in ``runs`` until it is interrupted.
+
+    Raises KinemicError for a port that is taken, a folder without searches, and a server that ends by itself.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise KinemicError(f"port {port} can't be used ({error.strerror}); choose another with --port") from error
+    database = runs / "mlflow.db"
+    if not database.exists():
+        raise KinemicError(f"{database}: no tracking store; run a search first, or give its folder with --runs")
+    command = server_command(f"sqlite:///{database.resolve()}", runs / "mlflow-artifacts", port)
+    code = subprocess.run(["/bin/sh", "-c", f"exec env {command}"], check=False).returncode
+    if code:
+        raise KinemicError(f"the MLflow server ended with exit code {code}; its own lines above say why")
+
+
+def _mlflow() -> str:
+    """Return how to call mlflow: the one beside this Python, for a user who has not activated the environment."""
+    beside = Path(sys.executable).with_name("mlflow")
+    return str(beside) if beside.exists() else "mlflow"

@@ -1,0 +1,42 @@
+"""How trials are put into words wherever they are shown: the terminal, the MLflow page, the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from kinemic.report import shown
+from search.space import Scalar
+from search.status import TrialRow
+
+
+def percent(value: float | None) -> str:
+    """Return a share (0..1) in percent with one digit; ``?`` where it is unknown."""
+    return shown(None if value is None else 100 * value, 1)
+
+
+def accuracy(row: TrialRow) -> str:
+    """Return a trial's dev accuracy and standard error in percent; ``-`` before its first rung."""
+    return "-" if row.accuracy is None else f"{percent(row.accuracy)} +- {percent(row.accuracy_se)}"
+
+
+def settings(values: Mapping[str, Scalar], most: int) -> str:
+    """Return the first ``most`` searched values, each with the last part of its path."""
+    said = [f"{path.rpartition('.')[2]} {short(value)}" for path, value in values.items()]
+    return ", ".join(said[:most]) + (", ..." if len(said) > most else "")
+
+
+def short(value: object) -> str:
+    """Return a value with three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def states(rows: Iterable[TrialRow]) -> str:
+    """Return how many trials there are of each state."""
+    found = [row.state for row in rows]
+    return ", ".join(f"{found.count(state)} {state}" for state in dict.fromkeys(found))
+
+
+def ranked(rows: Iterable[TrialRow]) -> list[TrialRow]:
+    """Return the finished trials, the best first and the earliest of equals first."""
+    complete = [row for row in rows if row.state == "complete" and row.accuracy is not None]
+    return sorted(complete, key=lambda row: (-(row.accuracy or 0.0), row.number))

@@ -1,0 +1,93 @@
+"""The search's own run while it goes on: goal curve, leaderboard, importances; a second sitting doubles nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from search import board
+from search.board import Board, description, goal_curve, importances
+from search.status import trial_rows
+from search.tracking import Tracker, open_tracker
+from search.wording import accuracy, ranked
+from tests.bench import Bench, search
+
+
+def bench(folder: Path, trials: int, pruner: str = "none") -> Bench:
+    made = Bench(search(budget={"trials": trials}, sampler="random", pruner=pruner), folder)
+    made.run_all()
+    return made
+
+
+def test_the_goal_curve_has_a_point_for_each_ended_trial_with_the_best_until_then(tmp_path: Path) -> None:
+    made = bench(tmp_path, 9, "successive_halving")
+    curve = goal_curve(made.study)
+    trials = made.study.get_trials()  # one at a time: they ended in the order of their numbers
+    assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert [step for step, _, _ in curve] == list(range(1, 10))
+    for step, best, when in curve:
+        assert best == max(t.value for t in trials[:step] if t.state == TrialState.COMPLETE)
+        assert when == trials[step - 1].datetime_complete
+
+
+def test_the_description_ranks_the_finished_trials_and_says_how_to_go_on(tmp_path: Path) -> None:
+    made = bench(tmp_path, 14, "successive_halving")
+    rows = trial_rows(made.study)
+    complete = sum(row.state == "complete" for row in rows)
+    text = description(rows, 20, {"adapt.learning_rate": 0.75}, "mine", " --runs elsewhere", "#/experiments/1")
+    assert text.startswith(f"**14 of 20 trials**: {complete} complete, {14 - complete} pruned. Best: trial ")
+    shown = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    assert [(cells[0], cells[1].replace("\u00a0", " ")) for cells in shown] == [
+        (f"| {row.number}", accuracy(row)) for row in ranked(rows)[: board.LEADERS]
+    ]
+    assert "adapt.learning_rate 75.0 %" in text
+    assert "chosen on these clips). [All trials, the best first](#/experiments/1)\n\n| trial" in text
+    for line in ("resume mine", "report mine", "export mine DIR"):
+        assert f"    kinemic search {line} --runs elsewhere" in text
+
+
+def test_a_search_without_a_finished_trial_is_described_too(tmp_path: Path) -> None:
+    made = Bench(search(budget={"trials": 2}), tmp_path)
+    made.ledger.next()
+    text = description(trial_rows(made.study), 2, {}, "mine")
+    assert text.startswith("**1 of 2 trials**: 1 running.")
+    assert "Best" not in text
+
+
+def test_importances_need_enough_finished_trials(tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    assert importances(bench(tmp_path / "few", board.LEAST_FOR_IMPORTANCES - 1).study) == {}
+    found = importances(bench(tmp_path, 20).study)
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    # The analytic accuracy depends on these two alone.
+    assert set(list(found)[:2]) == {"synthesis.guidance", "adapt.learning_rate"}
+
+
+def test_two_sittings_leave_one_curve_and_the_last_description(empty_store: Path, tmp_path: Path) -> None:
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+
+    def opened() -> tuple[Tracker, Board]:
+        tracker = open_tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "test", "study-1", "mine", tmp_path / "store")
+        return tracker, Board(tracker, made.study, "mine", 12, "")
+
+    made = Bench(search(budget={"trials": 12}, pruner="none"), tmp_path)
+    for trials in (5, 12):
+        tracker, shown = opened()
+        while len(made.study.get_trials()) < trials and (assignment := made.ledger.next()):
+            made.run(assignment)
+            shown.update(trial_rows(made.study))
+        shown.update(trial_rows(made.study), last=True)
+        assert tracker.close("FINISHED")
+        assert tracker.refused == []
+        run = tracker._client.get_run(tracker.parent_id)
+        assert run.data.tags[board.NOTE_TAG].startswith(f"**{trials} of 12 trials**")
+    history = tracker._client.get_metric_history(tracker.parent_id, board.GOAL)
+    assert [(metric.step, metric.value) for metric in sorted(history, key=lambda m: m.step)] == [
+        (step, best) for step, best, _ in goal_curve(made.study)
+    ]
+    for path, value in importances(made.study).items():
+        assert run.data.metrics[f"importance_{path}"] == pytest.approx(value)
