@@ -57,7 +57,7 @@ def main() -> None:
         page.get_by_text("Description", exact=True).first.scroll_into_view_if_needed()
         snap(page, options.out / "parent.png")
         runs = ",".join(f'"{run.info.run_id}"' for run in trials[:COMPARED])
-        page.goto(f'{uri}/#/compare-runs?workflowType=machine_learning&runs=[{runs}]&experiments=["{experiment}"]')
+        page.goto(f'{uri}/#/compare-runs?runs=[{runs}]&experiments=["{experiment}"]')
         page.wait_for_selector("text=Parallel Coordinates Plot")
         snap(page, options.out / "compare.png")
         page.goto(found.report.resolve().as_uri())
@@ -110,7 +110,7 @@ def browser() -> Iterator[Page]:
         chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         context = chromium.new_context(viewport={"width": 1280, "height": 760})
         context.add_init_script(QUIET)
-        context.set_default_timeout(120_000)
+        context.set_default_timeout(300_000)
         yield context.new_page()
         chromium.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
@@ -16,17 +17,19 @@ from search.wording import accuracy, ranked
 from tests.bench import Bench, search
 
 
-def bench(folder: Path, trials: int, pruner: str = "none") -> Bench:
+def bench(folder: Path, trials: int, pruner: Any = "none") -> Bench:
     made = Bench(search(budget={"trials": trials}, sampler="random", pruner=pruner), folder)
     made.run_all()
     return made
 
 
 def test_the_goal_curve_has_a_point_for_each_ended_trial_with_the_best_until_then(tmp_path: Path) -> None:
-    made = bench(tmp_path, 9, "successive_halving")
+    made = bench(tmp_path, 9, {"kind": "median", "startup_trials": 4})
     curve = goal_curve(made.study)
     trials = made.study.get_trials()  # one at a time: they ended in the order of their numbers
     assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    values = [t.value for t in trials if t.state == TrialState.COMPLETE]
+    assert values != sorted(values)  # some finished trial is no gain
     assert [step for step, _, _ in curve] == list(range(1, 10))
     for step, best, when in curve:
         assert best == max(t.value for t in trials[:step] if t.state == TrialState.COMPLETE)
