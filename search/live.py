@@ -69,8 +69,8 @@ class LiveTable:
 def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
     """Return the trials as a table; running ones show their stage."""
     table = Table(title=None, box=None, pad_edge=False)
-    for name in ("trial", "state", "steps", "dev accuracy", "seconds"):
-        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+    for name in ("trial", "state", "steps", "dev accuracy", "seconds", "failure"):
+        table.add_column(name, justify="left" if name in ("state", "failure") else "right", no_wrap=True)
     table.add_column("settings")
     complete = [row for row in rows if row.state == "complete" and row.accuracy is not None]
     best = max(complete, key=lambda row: (row.accuracy or 0.0, -row.number), default=None)
@@ -82,7 +82,9 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
             str(row.steps),
             _accuracy(row),
             f"{row.seconds:.1f}",
-            shorten(row.failure, _FAILURE_WIDTH) or ("published configuration" if row.published else _values(row)),
+            row.failure_kind,
+            shorten(row.failure_message, _FAILURE_WIDTH)
+            or ("published configuration" if row.published else _values(row)),
         )
     return table
 

@@ -20,8 +20,8 @@ from search import study as studies
 from search.config import SearchConfig
 from search.contenders import ContenderTable
 from search.folder import SearchFolder, State, dump, find
-from search.ledger import Ledger
-from search.resources import Share, connected, share, sigterm_as_ctrl_c
+from search.ledger import Ledger, SearchStoppedError
+from search.resources import connected, share, sigterm_as_ctrl_c
 from search.scheduler import StudyScheduler
 from search.searcher import StudySearcher
 from search.space import Domain, resolve_space
@@ -195,6 +195,8 @@ def go_on(
         with connected(config.resources.address), sigterm_as_ctrl_c():
             table = _search(_Sitting(opened, work, tracker, watch or Unwatched()), only_contenders)
         status = "FINISHED"
+    except SearchStoppedError as stop:
+        raise KinemicError(f"{stop}; mend it, then go on with `{_resume_command(opened, runs)}`") from stop
     except KeyboardInterrupt:
         status, patience = "KILLED", _IMPATIENCE
     finally:
@@ -215,12 +217,12 @@ def _search(sitting: _Sitting, only_contenders: bool) -> ContenderTable:
     def changed() -> None:
         watch.searching(folder, config.budget.trials, trial_rows(study))
 
-    ledger = Ledger(study, config, opened.space, tracker, folder.trials, part.max_concurrent, changed)
+    ledger = Ledger(study, config, opened.space, tracker, folder.trials, part, changed)
     ledger.reconcile()
     # The test split stays out of what is tracked (METHOD section 6).
     tracker.log_parent({}, {}, {"search.yaml": dump(config, without=("confirm",))})
     if not (ledger.finished or only_contenders):
-        _tune(ledger, sitting.work, part, folder)
+        _tune(ledger, sitting.work, folder)
     changed()
     _check_any(trial_rows(study))
     found = again.contenders(study, config, opened.space, opened.state.source_clips)
@@ -230,10 +232,9 @@ def _search(sitting: _Sitting, only_contenders: bool) -> ContenderTable:
     return table
 
 
-def _tune(ledger: Ledger, work: Work, part: Share, folder: SearchFolder) -> None:
-    trainable = tune.with_resources(tune.with_parameters(TrialActor, work=work), {"cpu": part.cpus, "gpu": part.gpus})
+def _tune(ledger: Ledger, work: Work, folder: SearchFolder) -> None:
     tuner = tune.Tuner(
-        trainable,
+        tune.with_parameters(TrialActor, work=work),
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(ledger),
             scheduler=StudyScheduler(ledger),
@@ -284,9 +285,10 @@ def _how_to_go_on(opened: Opened, runs: Path) -> str:
     ended = sum(count for state, count in counted.items() if state != "running")
     return (
         f"stopped after {ended} of {opened.config.budget.trials} trials, all state is kept; "
-        f"go on with `kinemic search resume {opened.config.name}{_runs_option(runs)}`"
+        f"go on with `{_resume_command(opened, runs)}`"
     )
 
 
-def _runs_option(runs: Path) -> str:
-    return "" if runs == Path("runs") or os.environ.get("KINEMIC_RUNS") == str(runs) else f" --runs {runs}"
+def _resume_command(opened: Opened, runs: Path) -> str:
+    default = runs == Path("runs") or os.environ.get("KINEMIC_RUNS") == str(runs)
+    return f"kinemic search resume {opened.config.name}" + ("" if default else f" --runs {runs}")

@@ -47,7 +47,13 @@ class Work:
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]
-    """Runs trials one after another on one actor; ``work`` comes once, a trial's number and values with each config."""
+    """Runs trials one after another on one actor; ``work`` comes once, number, values and share with each trial."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """Return a trial's own share of the machine; actors are reused by trials of the same share."""
+        share = config["share"]
+        return tune.PlacementGroupFactory([{"CPU": share["cpus"], "GPU": share["gpus"]}])
 
     def setup(self, config: dict[str, Any], work: Work) -> None:
         """Take the worker's share of the machine, then the first trial."""

@@ -94,8 +94,7 @@ def tracked(runs: Path, folder: SearchFolder) -> tuple[Run, list[Run]]:
 
 def trace(folder: SearchFolder, number: int) -> list[int]:
     """Return the rungs that were really computed for a trial, in order."""
-    lines = (folder.trials / f"{number:04d}" / analytic.TRACE).read_text().splitlines()
-    return [int(line.split()[0]) for line in lines]
+    return [steps for steps, _ in analytic.recorded(folder.trials / f"{number:04d}")]
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +133,7 @@ def test_one_run_a_trial_none_running_and_the_same_keys(done: Outcome, runs: Pat
 
 def test_workers_are_reused(done: Outcome) -> None:
     pids = {
-        line.split()[1]
+        line.split()[2]
         for trial in trials_of(done.folder)
         for line in (done.folder.trials / f"{trial.number:04d}" / analytic.TRACE).read_text().splitlines()
     }
