@@ -222,7 +222,7 @@ def _search(sitting: _Sitting, only_contenders: bool) -> ContenderTable:
     # The test split stays out of what is tracked (METHOD section 6).
     tracker.log_parent({}, {}, {"search.yaml": dump(config, without=("confirm",))})
     if not (ledger.finished or only_contenders):
-        _tune(ledger, sitting.work, folder)
+        run_trials(ledger, sitting.work, folder.path)
     changed()
     _check_any(trial_rows(study))
     found = again.contenders(study, config, opened.space, opened.state.source_clips)
@@ -232,7 +232,8 @@ def _search(sitting: _Sitting, only_contenders: bool) -> ContenderTable:
     return table
 
 
-def _tune(ledger: Ledger, work: Work, folder: SearchFolder) -> None:
+def run_trials(ledger: Ledger, work: Work, folder: Path) -> None:
+    """Let Ray Tune run what a ledger hands out. Raises SearchStoppedError after bugs in a row."""
     tuner = tune.Tuner(
         tune.with_parameters(TrialActor, work=work),
         tune_config=tune.TuneConfig(
@@ -244,7 +245,7 @@ def _tune(ledger: Ledger, work: Work, folder: SearchFolder) -> None:
         # The ledger keeps the state; what Tune writes here is never read again.
         run_config=tune.RunConfig(
             name="ray",
-            storage_path=str(folder.path),
+            storage_path=str(folder),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),

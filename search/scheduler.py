@@ -54,4 +54,4 @@ def _error_of(trial: Any) -> Exception:
     """
     path = Path(trial.pickled_error_file or "")
     error = cloudpickle.loads(path.read_bytes()) if path.is_file() else RuntimeError("Tune kept no error of the trial")
-    return error.cause if isinstance(error, RayTaskError) else error
+    return error.cause or error if isinstance(error, RayTaskError) else error
