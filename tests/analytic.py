@@ -11,7 +11,7 @@ from pathlib import Path
 
 import ray
 
-from kinemic.config import TrialConfig, TrialSeeds
+from kinemic.config import TrialConfig, TrialSeeds, with_values
 from kinemic.errors import DivergedError, EmptyPoolError
 from kinemic.files import write_text
 from kinemic.progress import Progress, ProgressCallback
@@ -75,6 +75,18 @@ def run_trial(
             trace.write(f"{steps} {report.dev_accuracy!r} {os.getpid()} {json.dumps(share())}\n")
         write_text(file, report.to_json())
         yield report
+
+
+def run_mended(
+    trial_inputs: TrialInputs,
+    config: TrialConfig,
+    seeds: TrialSeeds,
+    workdir: Path,
+    device: str,
+    progress: ProgressCallback,
+) -> Iterator[RungReport]:
+    """Run the trial without what makes it fail."""
+    yield from run_trial(trial_inputs, with_values(config, {"loss.bank_size": 60}), seeds, workdir, device, progress)
 
 
 def fail(bank_size: int, rung: int, workdir: Path) -> None:
