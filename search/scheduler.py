@@ -41,7 +41,9 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Take an error that the worker did not recognise: a bug, or the death of the worker itself."""
         number, error = trial.config["number"], _error_of(trial)
-        if isinstance(error, RayActorError):
+        if isinstance(error, RayActorError) and error.actor_init_failed:  # Ray's text ends with the error itself
+            self._ledger.fail(number, Failure(BUG, str(error).strip().splitlines()[-1][:500]))
+        elif isinstance(error, RayActorError):
             self._ledger.lose(number, classify(error).message)
         else:
             self._ledger.fail(number, classify(error))

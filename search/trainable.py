@@ -17,6 +17,7 @@ from ray import tune
 
 from kinemic.config import TrialConfig, TrialSeeds, with_values
 from kinemic.errors import KinemicError
+from kinemic.files import write_text
 from kinemic.progress import Progress, ProgressCallback
 from kinemic.report import RungReport, TrialInputs
 from search.failures import BUG, classify
@@ -109,9 +110,8 @@ class ProgressFile:
         if same and now - self._last < _WRITE_EVERY:
             return
         self._last, self._stage = now, progress.stage
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps({"stage": progress.stage, "done": progress.done, "total": progress.total}))
-        os.replace(part, self._path)
+        # A worker whose driver was killed may for a moment write beside the one that goes on with its trial.
+        write_text(self._path, json.dumps({"stage": progress.stage, "done": progress.done, "total": progress.total}))
 
 
 def read_progress(workdir: Path) -> Progress | None:

@@ -77,6 +77,11 @@ def run_trial(
         yield report
 
 
+def run_unprepared(*_: object) -> Iterator[RungReport]:
+    """Fail before the first rung is asked for: already as the worker is set up."""
+    raise KeyError("nothing is prepared")
+
+
 def run_mended(
     trial_inputs: TrialInputs,
     config: TrialConfig,

@@ -13,10 +13,11 @@ from optuna.trial import FrozenTrial, TrialState
 from ray import cloudpickle
 
 from search import study as studies
+from search.ledger import SearchStoppedError
 from search.resources import Share, connected
 from search.runner import run_trials
 from search.space import suggest
-from search.trainable import Work
+from search.trainable import RunTrial, Work
 from tests import analytic
 from tests.bench import RUNGS, SPACE, Bench, search
 
@@ -34,9 +35,9 @@ def _ray() -> Iterator[None]:
     cloudpickle.unregister_pickle_by_value(analytic)
 
 
-def run(bench: Bench) -> list[FrozenTrial]:
+def run(bench: Bench, run_trial: RunTrial = analytic.run_trial) -> list[FrozenTrial]:
     folder = bench.folder / "trials"
-    work = Work(analytic.inputs(folder), bench.config.trial, bench.config.seeds, folder, analytic.run_trial)
+    work = Work(analytic.inputs(folder), bench.config.trial, bench.config.seeds, folder, run_trial)
     run_trials(bench.ledger, work, bench.folder)
     assert bench.ledger.finished
     return bench.study.get_trials()
@@ -100,9 +101,9 @@ def test_a_trial_out_of_memory_goes_on_with_a_larger_share_and_then_is_infeasibl
     banks = {"type": "categorical", "choices": [60, analytic.NEEDS_MORE, analytic.RUNS_OUT]}
     config = search(
         space={**SPACE, "loss.bank_size": banks},
-        budget={"trials": 8},
+        budget={"trials": 4},
         pruner="none",
-        sampler={"kind": "random", "seed": 1},
+        sampler={"kind": "random", "seed": 2},  # 60, needs more, runs out, 60
     )
     gpus = small.get("GPU", 0.0)
     bench = Bench(config, tmp_path, share=Share(small["CPU"], gpus, 4 if gpus else 2))
@@ -120,3 +121,8 @@ def test_a_trial_out_of_memory_goes_on_with_a_larger_share_and_then_is_infeasibl
             assert (trial.state, trial.constraints) == (TrialState.COMPLETE, {})
             assert shares == ([small, large, large] if bank == analytic.NEEDS_MORE else [small] * 3)
     assert seen == set(banks["choices"])
+
+
+def test_a_worker_that_cannot_be_set_up_is_a_bug_and_no_lost_worker(tmp_path: Path) -> None:
+    with pytest.raises(SearchStoppedError, match=r"\(0, 1, 2\): KeyError: 'nothing is prepared'$"):
+        run(Bench(search(), tmp_path), analytic.run_unprepared)

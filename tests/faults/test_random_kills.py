@@ -29,7 +29,7 @@ TRIALS = 12
 VICTIMS = {"driver": "", "worker": "ray::TrialActor", "raylet": "raylet", "gcs": "gcs_server"}
 PATIENCE = 60.0  # seconds that a driver has to notice that its Ray is dead, before it is killed too
 
-QUICK = {"RAY_gcs_rpc_server_reconnect_timeout_s": "2"}  # instead of a minute until Ray itself is given up
+QUICK = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}  # instead of a minute until Ray itself is given up
 
 # Seed, workers, kills.
 SEARCHES = [(seed, 1 + seed % 2, 5) for seed in range(4)] if THOROUGH else [(0, 1, 3)]
