@@ -6,13 +6,17 @@ READY := $(VENV)/.installed
 # A fresh name each time: a finished search is never overwritten.
 DEMO ?= demo-$(shell date +%m%d-%H%M%S)
 
-.PHONY: demo test parity lint bench golden-folder
+.PHONY: demo test faults parity lint bench golden-folder
 
 demo: $(READY)
 	$(BIN)/kinemic search run examples/demo.yaml --set name=$(DEMO)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# What make test tries a sample of: 20 random kill -9 of searches, and a driver that dies at every write to its study.
+faults: $(READY)
+	KINEMIC_FAULTS=all $(BIN)/python -m pytest tests/faults
 
 # KINEMIC_GOLDEN=DIR make parity checks any folder of the golden form.
 parity: golden-folder $(READY)

@@ -23,7 +23,7 @@ from kinemic import __version__, checkpoint
 from kinemic.clips import Batch, ClipSet, endless_passes
 from kinemic.config import AdaptConfig, LossConfig
 from kinemic.diffusion import cosine_schedule
-from kinemic.errors import ConfigError, DataError, DivergedError
+from kinemic.errors import ConfigError, DataError, DivergedError, EmptyPoolError
 from kinemic.losses import MemoryBank
 from kinemic.models.lora import add_lora, merge
 from kinemic.models.mdm import MDM
@@ -203,7 +203,7 @@ class _Pools:
             raise DataError(f"got {len(pools)} pools for {classes} classes; every class needs one to mine from")
         for c, pool in enumerate(pools):
             if len(pool) == 0:
-                raise DataError(f"the pool of class {c} is empty; lower mining.threshold or raise mining.min_pool")
+                raise EmptyPoolError(f"the pool of class {c} is empty; lower mining.threshold or raise mining.min_pool")
             if min(pool) < 0 or max(pool) >= clips:
                 raise DataError(f"the pool of class {c} points outside the {clips} source clips; mine this source anew")
         self.members = torch.from_numpy(np.concatenate(pools).astype(np.int64))

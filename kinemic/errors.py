@@ -15,6 +15,10 @@ class DataError(KinemicError):
     """Input data that can't be used: missing, corrupt, of the wrong shape, or not finite."""
 
 
+class EmptyPoolError(DataError):
+    """A class for which no source clip was mined, so that there is nothing to adapt it with."""
+
+
 class FirewallError(DataError):
     """Clips that a trial must never see were given to it (METHOD section 6)."""
 

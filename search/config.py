@@ -69,7 +69,20 @@ class HyperbandPruner(Frozen):
     reduction_factor: int = Field(default=2, ge=2)
 
 
-PrunerConfig = Annotated[NoPruner | MedianPruner | HalvingPruner | HyperbandPruner, Field(discriminator="kind")]
+class WilcoxonPruner(Frozen):
+    """Stop a trial that is below the best finished one by Wilcoxon's signed-rank test, paired by rung and judge seed.
+
+    Pairs of one trial depend on each other, and the test is repeated at each rung: p measures how consistently a trial
+    is worse, it is no error rate. With n pairs it can't be below 2^-n: at 0.1 four pairs are the fewest that can stop.
+    """
+
+    kind: Literal["wilcoxon"] = "wilcoxon"
+    p_threshold: float = Field(default=0.1, gt=0, lt=1)
+
+
+PrunerConfig = Annotated[
+    NoPruner | MedianPruner | HalvingPruner | HyperbandPruner | WilcoxonPruner, Field(discriminator="kind")
+]
 
 
 class ResourcesConfig(Frozen):
@@ -129,6 +142,18 @@ class SearchConfig(ExperimentConfig):
     @classmethod
     def _shorthand(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _pruner_can_act(self) -> SearchConfig:
+        if isinstance(self.pruner, WilcoxonPruner):
+            rungs, seeds, p = len(self.trial.adapt.rungs) - 1, len(self.seeds.judge), self.pruner.p_threshold
+            if rungs * seeds < 2 or 0.5 ** (rungs * seeds) >= p:
+                raise ValueError(
+                    f"pruner wilcoxon could never stop a trial: {rungs} rungs before the last and {seeds} judge seeds "
+                    f"make {rungs * seeds} pairs, whose p is at least {0.5 ** (rungs * seeds):g}, and p_threshold is "
+                    f"{p:g}; give more rungs (trial.adapt.rungs), more seeds (seeds.judge) or a higher p_threshold"
+                )
+        return self
 
     @property
     def steps(self) -> int:

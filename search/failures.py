@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kinemic.errors import DivergedError, KinemicError
+from kinemic.errors import DivergedError, EmptyPoolError, KinemicError
 
-DIVERGED, OUT_OF_MEMORY, BAD_DATA, BUG, WORKER_LOST = "diverged", "out of memory", "bad data", "bug", "worker lost"
+DIVERGED, OUT_OF_MEMORY, EMPTY_POOL = "diverged", "out of memory", "empty pool"
+BAD_DATA, BUG, WORKER_LOST = "bad data", "bug", "worker lost"
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ def classify(error: BaseException) -> Failure:
     message = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:500]
     if isinstance(error, DivergedError):
         return Failure(DIVERGED, message)
+    if isinstance(error, EmptyPoolError):
+        return Failure(EMPTY_POOL, message)
     if isinstance(error, KinemicError):
         return Failure(BAD_DATA, message)
     if _is_out_of_memory(error):

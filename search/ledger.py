@@ -7,27 +7,37 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from kinemic.errors import KinemicError
 from kinemic.report import RungReport
 from search import study as studies
 from search.config import SearchConfig
-from search.failures import BUG, DIVERGED, WORKER_LOST, Failure
+from search.failures import BUG, DIVERGED, OUT_OF_MEMORY, WORKER_LOST, Failure
+from search.pruners import decide, make_pruner
+from search.resources import Share
 from search.space import Domain, Scalar, suggest
 from search.tracking import Tracker
 
-_MOST_LOSSES = 2  # how often a trial whose worker died is started again from its last rung
+_MOST_LOSSES = 2  # how often a trial whose worker died is started again from the same rung
+_MOST_BUGS = 3  # in a row, before nothing more is tried
+
+
+class SearchStoppedError(KinemicError):
+    """Trial after trial failed with a bug, which the next one would meet too."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial to run: its number in the study and the values of its searched paths."""
+    """A trial to run: its number in the study, the values of its searched paths and its share of the machine."""
 
     number: int
     values: dict[str, Scalar]
+    share: Share
 
 
 class Ledger:
@@ -43,16 +53,18 @@ class Ledger:
         space: Mapping[str, Domain],
         tracker: Tracker,
         trials_folder: Path,
-        max_concurrent: int,
+        share: Share,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._study, self._config, self._space, self._tracker = study, config, space, tracker
-        self._folder, self._max_concurrent, self._changed = trials_folder, max_concurrent, changed
-        self._open: dict[int, optuna.Trial] = {}
+        self._folder, self._share, self._changed = trials_folder, share, changed
+        self._open: dict[int, _Open] = {}
         self._losses: Counter[int] = Counter()
+        self._bugs: list[tuple[int, Failure]] = []  # of the trials that ended last, all in a row
+        study.pruner = make_pruner(config)
         started = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
         self._started = len(started)
-        self._again = deque(t.number for t in started if t.state == TrialState.RUNNING)
+        self._again = deque(t.number for t in started if t.state == TrialState.RUNNING and not studies.failure(t))
         hours = config.budget.hours
         self._deadline = math.inf if hours is None else time.monotonic() + hours * 3600
 
@@ -70,41 +82,53 @@ class Ledger:
         return self._folder / f"{number:04d}"
 
     def next(self) -> Assignment | None:
-        """Return the next trial to run, or None where none may start now; interrupted ones come first."""
-        if len(self._open) >= self._max_concurrent or not (self._again or self._may_start):
+        """Return the next trial to run, or None where none may start now; interrupted ones come first.
+
+        Raises SearchStoppedError after bugs in a row.
+        """
+        if len(self._bugs) >= _MOST_BUGS:
+            numbers, message = ", ".join(str(number) for number, _ in self._bugs), self._bugs[-1][1].message
+            raise SearchStoppedError(f"{len(self._bugs)} trials in a row failed with a bug ({numbers}): {message}")
+        if not (self._again or self._may_start) or not self._fits(self._next_share):
             return None
+        share = self._next_share
         trial = self._reopen(self._again.popleft()) if self._again else self._ask()
         values = suggest(trial, self._space, studies.fixed_values(trial))
-        self._open[trial.number] = trial
+        self._open[trial.number] = _Open(trial, share)
         self._tracker.start_trial(trial.number, values, studies.trial_config(self._config, values))
         self._changed()
-        return Assignment(trial.number, values)
+        return Assignment(trial.number, values, share)
 
     def report(self, number: int, report: RungReport) -> bool:
         """Take a rung's report; returns whether the trial is over, because it is finished or is pruned."""
-        trial = self._open[number]
+        trial = self._open[number].trial
         if not math.isfinite(report.dev_accuracy):
             self.fail(number, Failure(DIVERGED, f"dev accuracy is {report.dev_accuracy} after {report.steps} steps"))
             return True
-        studies.store_report(trial, report)
+        if studies.store_report(trial, report):
+            del self._losses[number]
         self._tracker.log_rung(number, report)
         over = self._decide(trial, report)
         self._changed()
         return over
 
     def fail(self, number: int, failure: Failure) -> None:
-        """Take a trial's failure; it fails alone."""
-        trial = self._open.pop(number, None)
-        if trial is None:  # its worker died after the trial had ended
+        """Take a trial's failure: it fails alone. Out of memory it first goes on once with a larger share, if any."""
+        if number not in self._open:  # its worker died after the trial had ended
             return
-        trial.set_user_attr(studies.FAILURE_KIND, failure.kind)
-        trial.set_user_attr(studies.FAILURE_MESSAGE, failure.message)
-        self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        trial = self._open.pop(number).trial
+        if failure.kind == OUT_OF_MEMORY and self._share.larger() and not studies.enlarged(trial):
+            studies.enlarge(trial)
+            self._again.append(number)
+            return
+        studies.keep_failure(trial, failure)
+        studies.tell_failure(trial)
         self._tracker.end_trial(number, "FAILED", self.workdir(number), failure)
+        self._bugs = [*self._bugs, (number, failure)] if failure.kind == BUG else []
         self._changed()
 
     def lose(self, number: int, message: str) -> None:
-        """Take the death of a trial's worker: it starts again from its last rung, a few times, then fails."""
+        """Take the death of a trial's worker: it goes on from its last rung; dead again and again there, it fails."""
         if number not in self._open:
             return
         self._losses[number] += 1
@@ -115,19 +139,34 @@ class Ledger:
             self._again.append(number)
 
     def reconcile(self) -> None:
-        """Bring the tracking up to the study: what a killed driver had told the one but not the other."""
+        """Carry out what a killed driver had begun: failures that it had decided, and what the tracking has missed."""
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state == TrialState.RUNNING and studies.failure(trial):
+                studies.tell_failure(self._reopen(trial.number))
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state.is_finished() and not self._tracker.is_ended(trial.number):
                 values = studies.trial_values(trial)
                 self._tracker.start_trial(trial.number, values, studies.trial_config(self._config, values))
                 for report in studies.reports(trial):
                     self._tracker.log_rung(trial.number, report)
-                attrs = trial.user_attrs
-                failure = Failure(attrs.get(studies.FAILURE_KIND, BUG), attrs.get(studies.FAILURE_MESSAGE, ""))
-                status = _MLFLOW_STATUS[trial.state]
-                self._tracker.end_trial(
-                    trial.number, status, self.workdir(trial.number), failure if status == "FAILED" else None
-                )
+                failure = studies.failure(trial)
+                status = "FAILED" if failure else _MLFLOW_STATUS[trial.state]
+                self._tracker.end_trial(trial.number, status, self.workdir(trial.number), failure)
+
+    @property
+    def _next_share(self) -> Share:
+        larger = self._share.larger()
+        return larger if larger and self._again and studies.enlarged(self._frozen(self._again[0])) else self._share
+
+    def _fits(self, share: Share) -> bool:
+        """Whether a share is free; each takes one part in ``max_concurrent`` of the search's."""
+        parts = [
+            Fraction(1, each.max_concurrent) for each in (share, *(opened.share for opened in self._open.values()))
+        ]
+        return sum(parts) <= 1
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
 
     def _ask(self) -> optuna.Trial:
         self._study.sampler = studies.make_sampler(self._config.sampler, self._started)
@@ -135,26 +174,33 @@ class Ledger:
         return self._study.ask()
 
     def _reopen(self, number: int) -> optuna.Trial:
-        frozen = self._study.get_trials(deepcopy=False)[number]
         self._study.sampler = studies.make_sampler(self._config.sampler, number)
-        return optuna.Trial(self._study, frozen._trial_id)
+        trial = optuna.Trial(self._study, self._frozen(number)._trial_id)
+        studies.redraw(trial, self._space)
+        return trial
 
     def _decide(self, trial: optuna.Trial, report: RungReport) -> bool:
         if report.steps >= report.total_steps:
             self._end(trial, TrialState.COMPLETE, report.dev_accuracy)
             return True
-        if studies.passed(trial) >= report.steps:
-            return False
-        if trial.should_prune():
+        if decide(trial, report.steps):
             self._end(trial, TrialState.PRUNED, None)
             return True
-        studies.mark_passed(trial, report.steps)
         return False
 
     def _end(self, trial: optuna.Trial, state: TrialState, value: float | None) -> None:
         self._study.tell(trial, value, state=state, skip_if_finished=True)
         del self._open[trial.number]
         self._tracker.end_trial(trial.number, _MLFLOW_STATUS[state], self.workdir(trial.number), None)
+        self._bugs = []
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A trial that runs, with its share."""
+
+    trial: optuna.Trial
+    share: Share
 
 
 _MLFLOW_STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}

@@ -71,8 +71,8 @@ class LiveTable:
 def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
     """Return the trials as a table; running ones show their stage."""
     table = Table(title=None, box=None, pad_edge=False)
-    for name in ("trial", "state", "steps", "dev accuracy", "seconds"):
-        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+    for name in ("trial", "state", "steps", "dev accuracy", "seconds", "failure"):
+        table.add_column(name, justify="left" if name in ("state", "failure") else "right", no_wrap=True)
     table.add_column("settings")
     best = ranked(rows)[:1]
     for row in rows:
@@ -83,7 +83,8 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
             str(row.steps),
             accuracy(row),
             f"{row.seconds:.1f}",
-            shorten(row.failure, _FAILURE_WIDTH)
+            row.failure_kind,
+            shorten(row.failure_message, _FAILURE_WIDTH)
             or ("published configuration" if row.published else settings(row.values, _SHOWN_VALUES)),
         )
     return table

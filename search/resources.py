@@ -27,6 +27,18 @@ class Share:
     gpus: float
     max_concurrent: int
 
+    def larger(self) -> Share | None:
+        """Return the share for a trial that ran out of memory, None where it had all that a trial can get.
+
+        Twice the GPU, at most a whole one. Without GPUs a share bounds no memory: then all CPUs of the search, alone.
+        """
+        if not self.gpus:
+            return Share(self.cpus * self.max_concurrent, 0.0, 1) if self.max_concurrent > 1 else None
+        if self.gpus >= 1:
+            return None
+        gpus = min(1.0, 2 * self.gpus)
+        return Share(self.cpus, gpus, max(1, math.floor(self.max_concurrent * self.gpus / gpus + 1e-9)))
+
 
 @contextmanager
 def connected(address: str | None) -> Iterator[None]:

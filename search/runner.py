@@ -18,8 +18,8 @@ from search.board import Board
 from search.config import SearchConfig
 from search.contenders import ContenderTable
 from search.folder import SearchFolder, State, dump, find
-from search.ledger import Ledger
-from search.resources import Share, connected, share, sigterm_as_ctrl_c
+from search.ledger import Ledger, SearchStoppedError
+from search.resources import connected, share, sigterm_as_ctrl_c
 from search.scheduler import StudyScheduler
 from search.searcher import StudySearcher
 from search.server import check_reachable, server_command
@@ -143,8 +143,11 @@ def go_on(
     def body(sitting: Sitting) -> ContenderTable:
         name, trials = opened.config.name, opened.config.budget.trials
         board = Board(sitting.tracker, opened.study, name, trials, runs_option(runs))
-        with connected(opened.config.resources.address), sigterm_as_ctrl_c():
-            return _search(sitting, board, only_contenders)
+        try:
+            with connected(opened.config.resources.address), sigterm_as_ctrl_c():
+                return _search(sitting, board, only_contenders)
+        except SearchStoppedError as stop:
+            raise KinemicError(f"{stop}; mend it, then go on with `{_resume_command(opened, runs)}`") from stop
 
     sat = sit(opened, runs, body, lambda: _how_to_go_on(opened, runs), run_trial=run_trial, watch=watch)
     command = server_command(tracking_uri(opened.config, runs), artifacts_folder(opened.config, runs))
@@ -161,14 +164,14 @@ def _search(sitting: Sitting, board: Board, only_contenders: bool) -> ContenderT
         board.update(rows, last)
         watch.searching(folder, config.budget.trials, rows)
 
-    ledger = Ledger(study, config, opened.space, tracker, folder.trials, part.max_concurrent, changed)
+    ledger = Ledger(study, config, opened.space, tracker, folder.trials, part, changed)
     ledger.reconcile()
     # The test split stays out of what is tracked (METHOD section 6).
     tracker.save_view(tuple(opened.space))
     tracker.log_parent({}, {}, {"search.yaml": dump(config, without=("confirm",))})
     try:
         if not (ledger.finished or only_contenders):
-            _tune(ledger, sitting.work, part, folder)
+            run_trials(ledger, sitting.work, folder.path)
     finally:
         changed(last=True)
     _check_any(trial_rows(study))
@@ -179,10 +182,10 @@ def _search(sitting: Sitting, board: Board, only_contenders: bool) -> ContenderT
     return table
 
 
-def _tune(ledger: Ledger, work: Work, part: Share, folder: SearchFolder) -> None:
-    trainable = tune.with_resources(tune.with_parameters(TrialActor, work=work), {"cpu": part.cpus, "gpu": part.gpus})
+def run_trials(ledger: Ledger, work: Work, folder: Path) -> None:
+    """Let Ray Tune run what a ledger hands out. Raises SearchStoppedError after bugs in a row."""
     tuner = tune.Tuner(
-        trainable,
+        tune.with_parameters(TrialActor, work=work),
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(ledger),
             scheduler=StudyScheduler(ledger),
@@ -192,7 +195,7 @@ def _tune(ledger: Ledger, work: Work, part: Share, folder: SearchFolder) -> None
         # The ledger keeps the state; what Tune writes here is never read again.
         run_config=tune.RunConfig(
             name="ray",
-            storage_path=str(folder.path),
+            storage_path=str(folder),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
@@ -233,5 +236,9 @@ def _how_to_go_on(opened: Opened, runs: Path) -> str:
     ended = sum(count for state, count in counted.items() if state != "running")
     return (
         f"stopped after {ended} of {opened.config.budget.trials} trials, all state is kept; "
-        f"go on with `kinemic search resume {opened.config.name}{runs_option(runs)}`"
+        f"go on with `{_resume_command(opened, runs)}`"
     )
+
+
+def _resume_command(opened: Opened, runs: Path) -> str:
+    return f"kinemic search resume {opened.config.name}{runs_option(runs)}"

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from kinemic.report import RungReport
-from search.failures import BUG, Failure
+from search.failures import BUG, Failure, classify
 from search.ledger import Ledger
 
 
@@ -41,14 +41,19 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Take an error that the worker did not recognise: a bug, or the death of the worker itself."""
         number, error = trial.config["number"], _error_of(trial)
-        lines = (str(error).strip() or "no message").splitlines()
-        if isinstance(error, RayActorError):
-            self._ledger.lose(number, lines[0][:500])
-        else:  # the last line of a worker's traceback is the error itself
-            self._ledger.fail(number, Failure(BUG, lines[-1][:500]))
+        if isinstance(error, RayActorError) and error.actor_init_failed:  # Ray's text ends with the error itself
+            self._ledger.fail(number, Failure(BUG, str(error).strip().splitlines()[-1][:500]))
+        elif isinstance(error, RayActorError):
+            self._ledger.lose(number, classify(error).message)
+        else:
+            self._ledger.fail(number, classify(error))
 
 
-def _error_of(trial: Any) -> object:
-    """Return the error that Tune has just written down for a trial; its own reader looks where it is copied later."""
+def _error_of(trial: Any) -> Exception:
+    """Return the error that Tune has just written down for a trial, where its own reader does not look yet.
+
+    What a worker raised is inside Ray's error.
+    """
     path = Path(trial.pickled_error_file or "")
-    return cloudpickle.loads(path.read_bytes()) if path.is_file() else None
+    error = cloudpickle.loads(path.read_bytes()) if path.is_file() else RuntimeError("Tune kept no error of the trial")
+    return error.cause or error if isinstance(error, RayTaskError) else error

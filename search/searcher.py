@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -21,11 +22,16 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         return {}
 
     def suggest(self, trial_id: str) -> Any:
-        """Return a trial's configuration, None while none may start, or FINISHED when the search is over."""
+        """Return a trial's configuration, None while none may start, or FINISHED when the search is over.
+
+        Raises SearchStoppedError, which ends Tune too.
+        """
         if self._ledger.finished:
             return Searcher.FINISHED
         assignment = self._ledger.next()
-        return None if assignment is None else {"number": assignment.number, "values": assignment.values}
+        if assignment is None:
+            return None
+        return {"number": assignment.number, "values": assignment.values, "share": asdict(assignment.share)}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Do nothing: the study already knows."""

@@ -22,9 +22,15 @@ class TrialRow:
     accuracy: float | None
     accuracy_se: float | None
     seconds: float
-    failure: str
+    failure_kind: str
+    failure_message: str
     published: bool
     values: Mapping[str, Scalar]
+
+    @property
+    def failure(self) -> str:
+        """Why the trial failed, empty where it did not."""
+        return f"{self.failure_kind}: {self.failure_message}" if self.failure_kind else ""
 
 
 def trial_rows(study: optuna.Study) -> list[TrialRow]:
@@ -35,15 +41,16 @@ def trial_rows(study: optuna.Study) -> list[TrialRow]:
 def _row(trial: FrozenTrial) -> TrialRow:
     reports = studies.reports(trial)
     last = reports[-1] if reports else None
-    kind = trial.user_attrs.get(studies.FAILURE_KIND, "")
+    failure = studies.failure(trial)
     return TrialRow(
         number=trial.number,
-        state=trial.state.name.lower(),
+        state=studies.state_name(trial),
         steps=last.steps if last else 0,
         accuracy=last.dev_accuracy if last else None,
         accuracy_se=last.dev_accuracy_se if last else None,
         seconds=sum(sum(report.seconds.values()) for report in reports),
-        failure=f"{kind}: {trial.user_attrs.get(studies.FAILURE_MESSAGE, '')}" if kind else "",
+        failure_kind=failure.kind if failure else "",
+        failure_message=failure.message if failure else "",
         published=studies.is_published(trial),
         values=studies.trial_values(trial),
     )

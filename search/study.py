@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import optuna
@@ -14,11 +15,12 @@ from kinemic.config import TrialConfig, with_values
 from kinemic.errors import ConfigError, KinemicError
 from kinemic.report import RungReport
 from kinemic.seeding import derive_seed
-from search.config import HalvingPruner, HyperbandPruner, MedianPruner, SamplerConfig, SearchConfig
-from search.space import Domain, Scalar, contains, published_values, space_hash
+from search.config import SamplerConfig, SearchConfig
+from search.failures import OUT_OF_MEMORY, Failure
+from search.space import Domain, Scalar, contains, ordered, published_values, space_hash
 
-_FIXED, _ROLE, _RUNG, _PASSED = "fixed", "role", "rung:", "passed"
-FAILURE_KIND, FAILURE_MESSAGE = "failure_kind", "failure_message"
+_FIXED, _ROLE, _RUNG, _DECISION = "fixed", "role", "rung:", "decision"
+_FAILURE_KIND, _FAILURE_MESSAGE, _ENLARGED, _MEMORY = "failure_kind", "failure_message", "enlarged", "memory"
 PUBLISHED = "published"
 
 
@@ -46,7 +48,6 @@ def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain]
             study_name=study_name(config, space),
             storage=storage,
             direction="maximize",
-            pruner=make_pruner(config),
             # A file of this very folder can only be what an interrupted start left; elsewhere it is someone's search.
             load_if_exists=config.storage is None,
         )
@@ -66,7 +67,7 @@ def open_study(config: SearchConfig, folder: Path, name: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = storage_url(config, folder)
     try:
-        return optuna.load_study(study_name=name, storage=_open_storage(url), pruner=make_pruner(config))
+        return optuna.load_study(study_name=name, storage=_open_storage(url))
     except KeyError as error:
         raise KinemicError(
             f"{url} holds no study {name!r}; the search {config.name!r} has no trials to show"
@@ -79,18 +80,6 @@ def make_sampler(config: SamplerConfig, number: int) -> optuna.samplers.BaseSamp
     if config.kind == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=config.startup_trials)
-
-
-def make_pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
-    """Return the Optuna pruner; its resource is the step count of the rungs."""
-    pruner, rungs = config.pruner, config.trial.adapt.rungs
-    if isinstance(pruner, MedianPruner):
-        return optuna.pruners.MedianPruner(n_startup_trials=pruner.startup_trials)
-    if isinstance(pruner, HalvingPruner):
-        return optuna.pruners.SuccessiveHalvingPruner(rungs[0], pruner.reduction_factor)
-    if isinstance(pruner, HyperbandPruner):
-        return optuna.pruners.HyperbandPruner(rungs[0], rungs[-1], pruner.reduction_factor)
-    return optuna.pruners.NopPruner()
 
 
 def fixed_values(trial: FrozenTrial | optuna.Trial) -> dict[str, Scalar]:
@@ -118,7 +107,8 @@ def store_report(trial: optuna.Trial, report: RungReport) -> bool:
     key = f"{_RUNG}{report.steps}"
     if key in trial.user_attrs:
         return False
-    trial.report(report.dev_accuracy, report.steps)
+    if report.steps not in _frozen(trial).intermediate_values:
+        trial.report(report.dev_accuracy, report.steps)
     trial.set_user_attr(key, json.loads(report.to_json()))
     return True
 
@@ -129,14 +119,74 @@ def reports(trial: FrozenTrial) -> list[RungReport]:
     return sorted((RungReport.from_json(json.dumps(value)) for value in found), key=lambda report: report.steps)
 
 
-def mark_passed(trial: optuna.Trial, steps: int) -> None:
-    """Record that the pruner let a trial go on beyond a rung; on resume it isn't asked again."""
-    trial.set_user_attr(_PASSED, steps)
+@dataclass(frozen=True)
+class Decision:
+    """What the pruner said of a trial at its latest rung, in steps."""
+
+    steps: int
+    stop: bool
 
 
-def passed(trial: optuna.Trial) -> int:
-    """Return the last rung, in steps, that the pruner let a trial go beyond; 0 for none."""
-    return int(trial.user_attrs.get(_PASSED, 0))
+def keep_decision(trial: optuna.Trial, decision: Decision) -> None:
+    """Record what the pruner said; on resume it isn't asked again."""
+    trial.set_user_attr(_DECISION, asdict(decision))
+
+
+def decision(trial: optuna.Trial) -> Decision | None:
+    """Return what the pruner last said of a trial, None where it was never asked."""
+    kept = trial.user_attrs.get(_DECISION)
+    return None if kept is None else Decision(**kept)
+
+
+def keep_failure(trial: optuna.Trial, failure: Failure) -> None:
+    """Record why a trial fails; the kind last, which says that it does."""
+    trial.set_user_attr(_FAILURE_MESSAGE, failure.message)
+    trial.set_user_attr(_FAILURE_KIND, failure.kind)
+
+
+def failure(trial: FrozenTrial) -> Failure | None:
+    """Return why a trial failed, None where it did not."""
+    attrs = trial.user_attrs
+    return Failure(attrs[_FAILURE_KIND], attrs[_FAILURE_MESSAGE]) if _FAILURE_KIND in attrs else None
+
+
+def tell_failure(trial: optuna.Trial) -> None:
+    """End a trial by the failure that was kept: FAIL, or for out of memory as infeasible.
+
+    Infeasible is PRUNED with a violated constraint. Optuna's samplers pass over failed trials; from infeasible ones
+    they learn, and propose such sizes less.
+    """
+    kept = failure(_frozen(trial))
+    if kept is None or kept.kind != OUT_OF_MEMORY:
+        trial.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        return
+    if _MEMORY not in trial.constraints:
+        trial.set_constraint(_MEMORY, 1.0)
+    trial.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+
+
+def state_name(trial: FrozenTrial) -> str:
+    """Return a trial's state in lower case: Optuna's, or ``infeasible`` where no share of memory was enough."""
+    return "infeasible" if trial.state == TrialState.PRUNED and failure(trial) else trial.state.name.lower()
+
+
+def enlarge(trial: optuna.Trial) -> None:
+    """Record that a trial gets the larger share from now on."""
+    trial.set_user_attr(_ENLARGED, True)
+
+
+def enlarged(trial: FrozenTrial | optuna.Trial) -> bool:
+    """Say whether a trial gets the larger share."""
+    return bool(trial.user_attrs.get(_ENLARGED, False))
+
+
+def redraw(trial: optuna.Trial, space: Mapping[str, Domain]) -> None:
+    """Bring the sampler of a trial whose driver died between two draws to where it was, by drawing again."""
+    for path, _ in ordered(space):
+        known = trial.relative_params.keys() | _frozen(trial).system_attrs.get("fixed_params", {}).keys()
+        if path in trial.distributions and path not in known and not trial.distributions[path].single():
+            seen = optuna.pruners._filter_study(trial.study, _frozen(trial))  # Hyperband's sampler sees a bracket alone
+            trial.study.sampler.sample_independent(seen, _frozen(trial), path, trial.distributions[path])
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial:
@@ -157,8 +207,12 @@ def counts(study: optuna.Study) -> dict[str, int]:
     found: dict[str, int] = {}
     for trial in study.get_trials(deepcopy=False):
         if trial.state != TrialState.WAITING:
-            found[trial.state.name.lower()] = found.get(trial.state.name.lower(), 0) + 1
+            found[state_name(trial)] = found.get(state_name(trial), 0) + 1
     return found
+
+
+def _frozen(trial: optuna.Trial) -> FrozenTrial:
+    return trial.study.get_trials(deepcopy=False)[trial.number]
 
 
 def _open_storage(url: str) -> optuna.storages.BaseStorage:

@@ -17,6 +17,7 @@ from ray import tune
 
 from kinemic.config import TrialConfig, TrialSeeds, with_values
 from kinemic.errors import KinemicError
+from kinemic.files import write_text
 from kinemic.progress import Progress, ProgressCallback
 from kinemic.report import RungReport, TrialInputs
 from search.failures import BUG, classify
@@ -47,7 +48,13 @@ class Work:
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]
-    """Runs trials one after another on one actor; ``work`` comes once, a trial's number and values with each config."""
+    """Runs trials one after another on one actor; ``work`` comes once, number, values and share with each trial."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """Return a trial's own share of the machine; actors are reused by trials of the same share."""
+        share = config["share"]
+        return tune.PlacementGroupFactory([{"CPU": share["cpus"], "GPU": share["gpus"]}])
 
     def setup(self, config: dict[str, Any], work: Work) -> None:
         """Take the worker's share of the machine, then the first trial."""
@@ -103,9 +110,8 @@ class ProgressFile:
         if same and now - self._last < _WRITE_EVERY:
             return
         self._last, self._stage = now, progress.stage
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps({"stage": progress.stage, "done": progress.done, "total": progress.total}))
-        os.replace(part, self._path)
+        # A worker whose driver was killed may for a moment write beside the one that goes on with its trial.
+        write_text(self._path, json.dumps({"stage": progress.stage, "done": progress.done, "total": progress.total}))
 
 
 def read_progress(workdir: Path) -> Progress | None:

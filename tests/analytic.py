@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from kinemic.config import TrialConfig, TrialSeeds
-from kinemic.errors import DivergedError
+import ray
+
+from kinemic.config import TrialConfig, TrialSeeds, with_values
+from kinemic.errors import DivergedError, EmptyPoolError
 from kinemic.files import write_text
 from kinemic.progress import Progress, ProgressCallback
 from kinemic.report import RungReport, TrialInputs
@@ -17,8 +20,8 @@ from kinemic.report import RungReport, TrialInputs
 SOURCE_CLIPS = 600
 TRACE = "calls.txt"  # one line a rung that was really computed, in the trial's folder
 
-# Bank sizes that make a trial fail in one way or another.
-DIVERGES, HAS_A_BUG, DIES = 13, 14, 15
+# Bank sizes that make a trial fail in one way or another, the last two at its second rung.
+DIVERGES, HAS_A_BUG, DIES, FINDS_NOTHING, RUNS_OUT, NEEDS_MORE = range(13, 19)
 
 
 def inputs(folder: Path) -> TrialInputs:
@@ -50,15 +53,7 @@ def run_trial(
             yield RungReport.from_json(file.read_text(encoding="utf-8"))
             continue
         progress(Progress("adapt", steps, total))
-        if config.loss.bank_size == DIVERGES:
-            raise DivergedError(f"loss is nan after {steps} steps")
-        if config.loss.bank_size == HAS_A_BUG:
-            raise KeyError("a bug of the trial")
-        if config.loss.bank_size == DIES and rung == 1 and not (workdir / "died").exists():
-            (workdir / "died").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        with (workdir / TRACE).open("a", encoding="utf-8") as trace:
-            trace.write(f"{steps} {os.getpid()}\n")
+        fail(config.loss.bank_size, rung, workdir)
         report = RungReport(
             rung=rung,
             steps=steps,
@@ -76,5 +71,64 @@ def run_trial(
             rows = '[{"class": "wave", "clip": "a", "similarity": 0.9}, {"class": "kick", "clip": "b"}]'
             write_text(workdir / "artifacts" / "pools.json", rows)
             write_text(workdir / "artifacts" / "confusion.json", '{"classes": ["wave", "kick"]}')
+        with (workdir / TRACE).open("a", encoding="utf-8") as trace:
+            trace.write(f"{steps} {report.dev_accuracy!r} {os.getpid()} {json.dumps(share())}\n")
         write_text(file, report.to_json())
         yield report
+
+
+def run_unprepared(*_: object) -> Iterator[RungReport]:
+    """Fail before the first rung is asked for: already as the worker is set up."""
+    raise KeyError("nothing is prepared")
+
+
+def run_mended(
+    trial_inputs: TrialInputs,
+    config: TrialConfig,
+    seeds: TrialSeeds,
+    workdir: Path,
+    device: str,
+    progress: ProgressCallback,
+) -> Iterator[RungReport]:
+    """Run the trial without what makes it fail."""
+    yield from run_trial(trial_inputs, with_values(config, {"loss.bank_size": 60}), seeds, workdir, device, progress)
+
+
+def fail(bank_size: int, rung: int, workdir: Path) -> None:
+    """Fail in the way that a bank size stands for, if any."""
+    if bank_size == DIVERGES:
+        raise DivergedError("loss is nan")
+    if bank_size == HAS_A_BUG:
+        raise KeyError("a bug of the trial")
+    if bank_size == FINDS_NOTHING:
+        raise EmptyPoolError("the pool of class 1 is empty")
+    if bank_size == RUNS_OUT and rung == 1:
+        raise MemoryError("no memory for the bank")
+    if bank_size == NEEDS_MORE and rung == 1:
+        first = workdir / "first-share.json"
+        if not first.exists():
+            first.write_text(json.dumps(share()))
+        if json.loads(first.read_text()) == share():
+            raise MemoryError("no memory for the bank")
+    if bank_size == DIES and rung == 1 and not (workdir / "died").exists():
+        (workdir / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def recorded(workdir: Path) -> list[tuple[int, float]]:
+    """Return a trial's own record: the steps and the accuracy of every rung that was really computed, in order."""
+    lines = [line.split() for line in (workdir / TRACE).read_text().splitlines()]
+    return [(int(steps), float(value)) for steps, value, *_ in lines]
+
+
+def shares(workdir: Path) -> list[dict[str, float]]:
+    """Return the share of the machine that each rung of a trial was computed with, in order."""
+    lines = (workdir / TRACE).read_text().splitlines()
+    return [json.loads(line.split(maxsplit=3)[3]) for line in lines]
+
+
+def share() -> dict[str, float]:
+    """Return the resources that Ray has given this process; empty where it is no worker."""
+    if not ray.is_initialized() or ray.get_runtime_context().worker.mode != ray.WORKER_MODE:
+        return {}
+    return dict(ray.get_runtime_context().get_assigned_resources())

@@ -11,12 +11,14 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from kinemic.config import TrialConfig
+from kinemic.errors import KinemicError
 from kinemic.progress import silent
 from kinemic.report import RungReport
 from search import study as studies
 from search.config import SearchConfig, validate
-from search.failures import Failure
+from search.failures import Failure, classify
 from search.ledger import Assignment, Ledger
+from search.resources import Share
 from search.space import Domain, Scalar, resolve_space
 from tests import analytic
 
@@ -42,6 +44,9 @@ def search(**more: Any) -> SearchConfig:
     return validate(values | more, "analytic.yaml")
 
 
+ALONE = Share(1.0, 0.0, 1)
+
+
 class Untracked:
     """A tracker that only counts."""
 
@@ -63,8 +68,10 @@ class Untracked:
 class Bench:
     """A search over the analytic trial whose workers are this very process."""
 
-    def __init__(self, config: SearchConfig, folder: Path, study: optuna.Study | None = None) -> None:
-        self.config, self.folder = config, folder
+    def __init__(
+        self, config: SearchConfig, folder: Path, study: optuna.Study | None = None, share: Share = ALONE
+    ) -> None:
+        self.config, self.folder, self.share = config, folder, share
         self.space: dict[str, Domain] = resolve_space(config.space, analytic.SOURCE_CLIPS, "small")
         self.study = study or studies.create_study(config, folder, self.space, analytic.SOURCE_CLIPS)
         self.tracker = Untracked()
@@ -72,19 +79,22 @@ class Bench:
         self.reported: dict[int, dict[int, float]] = {}
 
     def sitting(self) -> Ledger:
-        return Ledger(self.study, self.config, self.space, self.tracker, self.folder / "trials", 1)  # type: ignore[arg-type]
+        return Ledger(self.study, self.config, self.space, self.tracker, self.folder / "trials", self.share)  # type: ignore[arg-type]
 
     def run(self, assignment: Assignment, stop_after: float = math.inf) -> None:
         workdir = self.ledger.workdir(assignment.number)
         workdir.mkdir(parents=True, exist_ok=True)
         trial = studies.trial_config(self.config, assignment.values)
         rungs = analytic.run_trial(analytic.inputs(workdir), trial, self.config.seeds, workdir, "cpu", silent)
-        for count, report in enumerate(rungs):
-            if count >= stop_after:
-                return
-            self.reported.setdefault(assignment.number, {})[report.steps] = report.dev_accuracy
-            if self.ledger.report(assignment.number, report):
-                return
+        try:
+            for count, report in enumerate(rungs):
+                if count >= stop_after:
+                    return
+                self.reported.setdefault(assignment.number, {})[report.steps] = report.dev_accuracy
+                if self.ledger.report(assignment.number, report):
+                    return
+        except (KinemicError, MemoryError, KeyError) as error:
+            self.ledger.fail(assignment.number, classify(error))
 
     def run_all(self) -> list[FrozenTrial]:
         while (assignment := self.ledger.next()) is not None:

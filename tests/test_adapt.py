@@ -14,7 +14,7 @@ from kinemic import checkpoint
 from kinemic.adapt import Adaptation
 from kinemic.clips import Batch, ClipSet
 from kinemic.config import AdaptConfig, LoraConfig, LossConfig, ModelConfig
-from kinemic.errors import CheckpointError, ConfigError, DataError, DivergedError
+from kinemic.errors import CheckpointError, ConfigError, DataError, DivergedError, EmptyPoolError
 from kinemic.losses import MAX_LOGIT_SCALE
 from kinemic.models.mdm import MDM
 from kinemic.prior import Prior
@@ -268,7 +268,7 @@ def test_pools_must_name_source_clips_for_every_class(start: Callable[..., Adapt
     pools = [np.arange(3)] * CLASSES
     with pytest.raises(DataError, match="2 pools for 3 classes"):
         start(pools=pools[:2])
-    with pytest.raises(DataError, match="pool of class 1 is empty"):
+    with pytest.raises(EmptyPoolError, match="pool of class 1 is empty"):
         start(pools=[pools[0], np.arange(0), pools[2]])
     with pytest.raises(DataError, match="outside the 15"):
         start(pools=[*pools[:2], np.array([15])])

@@ -95,8 +95,7 @@ def tracked(runs: Path, folder: SearchFolder) -> tuple[Run, list[Run]]:
 
 def trace(folder: SearchFolder, number: int) -> list[int]:
     """Return the rungs that were really computed for a trial, in order."""
-    lines = (folder.trials / f"{number:04d}" / analytic.TRACE).read_text().splitlines()
-    return [int(line.split()[0]) for line in lines]
+    return [steps for steps, _ in analytic.recorded(folder.trials / f"{number:04d}")]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +134,7 @@ def test_one_run_a_trial_none_running_and_the_same_keys(done: Outcome, runs: Pat
 
 def test_workers_are_reused(done: Outcome) -> None:
     pids = {
-        line.split()[1]
+        line.split()[2]
         for trial in trials_of(done.folder)
         for line in (done.folder.trials / f"{trial.number:04d}" / analytic.TRACE).read_text().splitlines()
     }
@@ -207,14 +206,15 @@ def test_an_interrupted_search_is_resumed_with_nothing_lost_or_doubled(by: signa
 
 def test_failures_have_a_kind_and_fail_alone(runs: Path) -> None:
     # With this seed every kind comes once after trial 0.
-    sizes = [60, analytic.DIVERGES, analytic.HAS_A_BUG, analytic.DIES]
+    sizes = [60, analytic.DIVERGES, analytic.HAS_A_BUG, analytic.DIES, analytic.FINDS_NOTHING]
     space = {"loss.bank_size": {"type": "categorical", "choices": sizes}}
-    config = search("failing", 4, space=space, pruner="none", sampler={"kind": "random", "seed": 2})
+    config = search("failing", 5, space=space, pruner="none", sampler={"kind": "random", "seed": 33})
     outcome = run(config, runs)
     by_size = {row.values["loss.bank_size"]: row for row in outcome.rows}
     assert set(by_size) == set(sizes)
     assert by_size[60].state == "complete"
     assert by_size[analytic.DIVERGES].failure.startswith("diverged: DivergedError: loss is nan")
+    assert by_size[analytic.FINDS_NOTHING].failure == "empty pool: EmptyPoolError: the pool of class 1 is empty"
     assert by_size[analytic.HAS_A_BUG].failure == "bug: KeyError: 'a bug of the trial'"
     # A worker that is killed costs no rung: the trial goes on elsewhere.
     dead = by_size[analytic.DIES]
@@ -222,9 +222,28 @@ def test_failures_have_a_kind_and_fail_alone(runs: Path) -> None:
     assert trace(outcome.folder, dead.number) == RUNGS
     _, children = tracked(runs, outcome.folder)
     kinds = {run.data.tags.get("kinemic.failure") for run in children}
-    assert kinds == {None, "diverged", "bug"}
+    assert kinds == {None, "diverged", "bug", "empty pool"}
     assert all(set(FINAL_KEYS) <= set(run.data.metrics) for run in children)
-    assert len(children) == 4
+    assert len(children) == 5
+
+
+def test_three_bugs_in_a_row_end_the_search_with_a_line_and_a_resume_does_the_rest(runs: Path) -> None:
+    # Trial 0 is the published configuration, which this space does not hold, and which has no bug.
+    space = {"loss.bank_size": {"type": "categorical", "choices": [analytic.HAS_A_BUG]}}
+    line = (
+        r"3 trials in a row failed with a bug \(1, 2, 3\): KeyError: 'a bug of the trial'; "
+        r"mend it, then go on with `kinemic search resume bugs --runs .*`"
+    )
+    with pytest.raises(KinemicError, match=line) as caught:
+        run(search("bugs", 6, space=space, resources={"max_concurrent": 1}), runs)
+    assert "\n" not in str(caught.value)
+    folder = find(runs, "bugs")
+    parent, children = tracked(runs, folder)
+    assert [parent.info.status, *(run_.info.status for run_ in children)] == ["FAILED", "FINISHED"] + ["FAILED"] * 3
+    outcome = runner.resume("bugs", runs, run_trial=analytic.run_mended)
+    assert [row.failure_kind for row in outcome.rows] == ["", "bug", "bug", "bug", "", ""]
+    parent, children = tracked(runs, folder)
+    assert (parent.info.status, len(children)) == ("FINISHED", 6)
 
 
 def test_no_worker_and_no_tracked_run_ever_sees_the_test_split(done: Outcome, runs: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from kinemic.errors import ConfigError
-from search.config import HyperbandPruner, MedianPruner, load
+from search.config import HyperbandPruner, MedianPruner, WilcoxonPruner, load
 from search.space import default_space
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +54,11 @@ def test_settings_override_the_file_also_inside_the_space(file: Path) -> None:
     assert isinstance(config.pruner, HyperbandPruner)
 
 
+def test_wilcoxon_is_taken_where_it_has_enough_pairs_to_stop_anything(file: Path) -> None:
+    config = load(file, ["pruner=wilcoxon", "trial.adapt.rungs=[5, 9, 20]"])
+    assert isinstance(config.pruner, WilcoxonPruner)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -74,6 +79,10 @@ def test_settings_override_the_file_also_inside_the_space(file: Path) -> None:
         (["budget"], "expected path=value"),
         (["space.mining.topk.low=3"], "expected space.PATH.FIELD=value with a PATH of this space: mining.top_k"),
         (["space.mining.top_k.lwo=3"], "unknown key 'space.mining.top_k.int.lwo'; did you mean 'low'?"),
+        (
+            ["pruner=wilcoxon", "trial.adapt.rungs=[5, 9]"],
+            "1 rungs before the last and 3 judge seeds make 3 pairs, whose p is at least 0.125, and p_threshold is 0.1",
+        ),
         (["space.synthesis.guidance.low=9"], "low 9.0 is above high 5.0"),
     ],
 )

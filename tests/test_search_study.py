@@ -19,13 +19,14 @@ from search.failures import Failure, classify
 from search.ledger import Assignment
 from search.status import trial_rows
 from tests import analytic
-from tests.bench import RUNGS, SPACE, Bench, search
+from tests.bench import ALONE, RUNGS, SPACE, Bench, search
 
 PRUNERS: list[dict[str, Any]] = [
     {"kind": "none"},
     {"kind": "median", "startup_trials": 2},
     {"kind": "successive_halving", "reduction_factor": 2},
     {"kind": "hyperband", "reduction_factor": 2},
+    {"kind": "wilcoxon", "p_threshold": 0.1},
 ]
 
 
@@ -115,8 +116,8 @@ def test_a_resumed_trial_is_not_stopped_at_a_rung_that_it_had_passed(tmp_path: P
     assignment = bench.ledger.next()
     assert assignment is not None
     bench.run(assignment, stop_after=1)
-    bench.study.pruner = PrunesAlways()  # as when the trials that ended meanwhile are better
     bench.ledger = bench.sitting()
+    bench.study.pruner = PrunesAlways()  # as when the trials that ended meanwhile are better
     (trial,) = bench.run_all()
     assert trial.state == TrialState.PRUNED
     assert list(trial.intermediate_values) == RUNGS[:2]
@@ -174,7 +175,7 @@ def test_an_accuracy_that_is_not_a_number_fails_the_trial(tmp_path: Path) -> Non
 def test_a_trial_whose_worker_died_starts_again_a_few_times(tmp_path: Path) -> None:
     bench = Bench(search(budget={"trials": 1}), tmp_path)
     for _ in range(3):
-        assert bench.ledger.next() == Assignment(0, studies.trial_values(bench.study.trials[0]))
+        assert bench.ledger.next() == Assignment(0, studies.trial_values(bench.study.trials[0]), ALONE)
         assert bench.ledger.next() is None
         bench.ledger.lose(0, "ActorDiedError: killed")
     assert bench.ledger.finished

@@ -1,0 +1,47 @@
+"""A search over the analytic trial as its own process, to be killed: ``python -m tests.faults.driver FILE RUNS``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ray import cloudpickle
+
+from kinemic.config import TrialConfig, TrialSeeds
+from kinemic.progress import ProgressCallback
+from kinemic.report import RungReport, TrialInputs
+from search import runner
+from search.config import load
+from search.folder import SearchFolder
+from tests import analytic
+
+
+def run_slowly(
+    inputs: TrialInputs,
+    config: TrialConfig,
+    seeds: TrialSeeds,
+    workdir: Path,
+    device: str,
+    progress: ProgressCallback,
+) -> Iterator[RungReport]:
+    """Yield the analytic trial's reports, slowly enough to be killed in the middle."""
+    for report in analytic.run_trial(inputs, config, seeds, workdir, device, progress):
+        time.sleep(0.05)
+        yield report
+
+
+def main(file: Path, runs: Path) -> None:
+    """Start the search of a file, or go on with it, as ``kinemic search run`` and ``resume`` do."""
+    cloudpickle.register_pickle_by_value(analytic)
+    config = load(file)
+    if SearchFolder(runs / config.name).started:
+        opened = runner.reopen(config.name, runs, check_inputs=False)
+    else:
+        opened = runner.start(config, runs, prepared=(analytic.inputs(runs), analytic.SOURCE_CLIPS))
+    runner.go_on(opened, runs, run_trial=run_slowly)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,128 @@
+"""Trials on a real Ray, without tracking: stopping as plain Optuna would stop, and shares that grow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner, WilcoxonPruner
+from optuna.trial import FrozenTrial, TrialState
+from ray import cloudpickle
+
+from search import study as studies
+from search.ledger import SearchStoppedError
+from search.resources import Share, connected
+from search.runner import run_trials
+from search.space import suggest
+from search.trainable import RunTrial, Work
+from tests import analytic
+from tests.bench import RUNGS, SPACE, Bench, search
+
+TRIALS = 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    cloudpickle.register_pickle_by_value(analytic)
+    with pytest.MonkeyPatch.context() as patch:
+        # A GPU that is only declared: Ray hands it out, and the analytic trial does not use it.
+        patch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 2, "GPU": 1}')
+        with connected("local"):
+            yield
+    cloudpickle.unregister_pickle_by_value(analytic)
+
+
+def run(bench: Bench, run_trial: RunTrial = analytic.run_trial) -> list[FrozenTrial]:
+    folder = bench.folder / "trials"
+    work = Work(analytic.inputs(folder), bench.config.trial, bench.config.seeds, folder, run_trial)
+    run_trials(bench.ledger, work, bench.folder)
+    assert bench.ledger.finished
+    return bench.study.get_trials()
+
+
+def plain(config: Any, pruner: optuna.pruners.BasePruner, folder: Path, *, by_seed: bool) -> list[FrozenTrial]:
+    """Return the trials of a plain loop over Optuna, which reports a rung's mean, or its seeds as a step each."""
+    bench = Bench(config, folder)
+    bench.study.pruner = pruner
+    for number in range(TRIALS):
+        bench.study.sampler = studies.make_sampler(config.sampler, number)
+        trial = bench.study.ask()
+        values = studies.trial_config(config, suggest(trial, bench.space, studies.fixed_values(trial)))
+        for steps in RUNGS:
+            accuracies = [analytic.accuracy(values, steps, seed) for seed in config.seeds.judge]
+            mean = sum(accuracies) / len(accuracies)
+            for instance, value in enumerate(accuracies if by_seed else [mean]):
+                trial.report(value, steps * len(accuracies) + instance if by_seed else steps)
+            if steps == RUNGS[-1]:
+                bench.study.tell(trial, mean)
+            elif trial.should_prune():
+                bench.study.tell(trial, state=TrialState.PRUNED)
+                break
+    return bench.study.get_trials()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "pruner"),
+    [
+        ("none", {}, NopPruner()),
+        ("median", {"startup_trials": 2}, MedianPruner(n_startup_trials=2)),
+        ("successive_halving", {"reduction_factor": 2}, SuccessiveHalvingPruner(4, 2)),
+        ("hyperband", {"reduction_factor": 2}, HyperbandPruner(4, 16, 2)),
+        ("wilcoxon", {"p_threshold": 0.1}, None),
+    ],
+)
+def test_trials_stop_where_optuna_would_stop_them_and_the_study_holds_what_they_recorded(
+    kind: str, settings: dict[str, Any], pruner: optuna.pruners.BasePruner | None, tmp_path: Path
+) -> None:
+    config = search(pruner={"kind": kind, **settings}, budget={"trials": TRIALS}, sampler="random")
+    if pruner is None:
+        with pytest.warns(optuna.exceptions.ExperimentalWarning):
+            pruner = WilcoxonPruner(p_threshold=0.1)
+    bench = Bench(config, tmp_path)
+    trials = run(bench)
+    expected = plain(config, pruner, tmp_path, by_seed=kind == "wilcoxon")
+    assert [(t.params, t.state) for t in trials] == [(t.params, t.state) for t in expected]
+    for trial in trials:
+        record = analytic.recorded(bench.ledger.workdir(trial.number))
+        assert list(trial.intermediate_values.items()) == record
+        assert trial.value == record[-1][1]
+    assert (TrialState.PRUNED in {trial.state for trial in trials}) == (kind != "none")
+
+
+@pytest.mark.parametrize(
+    ("small", "large"), [({"CPU": 1.0}, {"CPU": 2.0}), ({"CPU": 0.5, "GPU": 0.25}, {"CPU": 0.5, "GPU": 0.5})]
+)
+def test_a_trial_out_of_memory_goes_on_with_a_larger_share_and_then_is_infeasible(
+    small: dict[str, float], large: dict[str, float], tmp_path: Path
+) -> None:
+    banks = {"type": "categorical", "choices": [60, analytic.NEEDS_MORE, analytic.RUNS_OUT]}
+    config = search(
+        space={**SPACE, "loss.bank_size": banks},
+        budget={"trials": 4},
+        pruner="none",
+        sampler={"kind": "random", "seed": 2},  # 60, needs more, runs out, 60
+    )
+    gpus = small.get("GPU", 0.0)
+    bench = Bench(config, tmp_path, share=Share(small["CPU"], gpus, 4 if gpus else 2))
+    trials = run(bench)
+    seen = set()
+    for trial in trials:
+        bank, shares = trial.params["loss.bank_size"], analytic.shares(bench.ledger.workdir(trial.number))
+        seen.add(bank)
+        if bank == analytic.RUNS_OUT:
+            assert (trial.state, trial.constraints) == (TrialState.PRUNED, {"memory": 1.0})
+            assert studies.state_name(trial) == "infeasible"
+            assert shares == [small]
+            assert list(trial.intermediate_values) == RUNGS[:1]
+        else:
+            assert (trial.state, trial.constraints) == (TrialState.COMPLETE, {})
+            assert shares == ([small, large, large] if bank == analytic.NEEDS_MORE else [small] * 3)
+    assert seen == set(banks["choices"])
+
+
+def test_a_worker_that_cannot_be_set_up_is_a_bug_and_no_lost_worker(tmp_path: Path) -> None:
+    with pytest.raises(SearchStoppedError, match=r"\(0, 1, 2\): KeyError: 'nothing is prepared'$"):
+        run(Bench(search(), tmp_path), analytic.run_unprepared)
