@@ -28,7 +28,7 @@ def test_the_documented_example_runs_and_its_result_is_the_study(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     trial = TOY["trial"] | {"adapt": TOY["trial"]["adapt"] | {"rungs": [1]}}
-    config = TOY | {"name": "mine", "space": SPACE, "trial": trial, "contenders": {"seeds": 2}}
+    config = TOY | {"name": "mine", "space": SPACE, "trial": trial, "contenders": {"seeds": 2}, "seeds": {"judge": [0]}}
     Path("mine.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     seen: dict[str, search.SearchResult] = {}
     exec(example(), seen)
