@@ -210,6 +210,7 @@ def test_a_server_that_is_away_for_a_while_loses_nothing_and_keeps_nobody_waitin
     bench.run_all()
     board.update(trial_rows(bench.study), last=True)
     while tracker._outbox.late < 2:
+        assert tracker._outbox._calls.qsize(), "calls were dropped while the server was away"
         time.sleep(0.01)
     with server(tmp_path, port):
         assert tracker.close("FINISHED")
