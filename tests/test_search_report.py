@@ -15,6 +15,7 @@ from kinemic.files import write_text
 from search import contenders
 from search import study as studies
 from search.contenders import ContenderRow, ContenderTable
+from search.failures import Failure
 from search.folder import SearchFolder, State
 from search.report import CONFIRMATION, _contender_folders, class_gains, compute_by_stage, render
 from search.status import trial_rows
@@ -79,8 +80,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     done = make(tmp_path_factory.mktemp("runs"), 14, pruner={"kind": "median", "startup_trials": 10}, sampler="random")
     done.bench.run_all()
     trial = done.bench.study.ask()
-    trial.set_user_attr(studies.FAILURE_KIND, "diverged")
-    trial.set_user_attr(studies.FAILURE_MESSAGE, HOSTILE)
+    studies.keep_failure(trial, Failure("diverged", HOSTILE))
     done.bench.study.tell(trial, state=studies.TrialState.FAIL)
     best = studies.best_trial(done.bench.study).number
     (done.folder.trials / f"{best:04d}" / "artifacts" / "clips.gif").write_bytes(b"GIF89a")
