@@ -288,6 +288,23 @@ def test_best_and_status_read_the_finished_search(
     assert "on dev: chosen on these clips" in shown
 
 
+def test_the_report_is_written_and_logged_to_the_search_that_has_a_leaderboard(
+    done: Outcome, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "new" / "page.html"
+    assert command(["search", "report", "done", "--runs", str(runs), "--out", str(page)]) == 0
+    assert capsys.readouterr().out == f"wrote {page}\n"
+    assert "8 of 8: " in page.read_text()
+    parent, _ = tracked(runs, done.folder)
+    client = MlflowClient(tracking_uri=f"sqlite:///{runs / 'mlflow.db'}")
+    assert "page.html" in {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["mlflow.note.content"].startswith("**8 of 8 trials**")
+    assert parent.data.metrics["best_dev_accuracy"] == max(
+        t.value for t in trials_of(done.folder) if t.state.value == 1
+    )
+
+
 def test_an_unknown_search_is_one_line_with_the_known_ones(
     done: Outcome, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
