@@ -117,9 +117,10 @@ def confirmation_table(confirmation: Confirmation) -> RenderableType:
         box=None,
         pad_edge=False,
     )
-    printed.add_column("", overflow="fold")
+    printed.add_column("", min_width=20)
     for name in ("dev %", "test %", "winner minus row", "detectable"):
-        printed.add_column(name, justify="right", no_wrap=True)
+        # Where the terminal is narrow, an interval stands below its value; titles stay words.
+        printed.add_column(name, justify="right", no_wrap=name in ("dev %", "detectable"))
     printed.add_column("")
     for row in sorted(confirmation.rows, key=lambda row: (row.key != confirmation.winner, row.baseline)):
         mark = "*" if row.key == confirmation.winner else ""
