@@ -25,7 +25,6 @@ from search.space import resolve_space
 from search.status import TrialRow, trial_rows
 from search.wording import accuracy, percent, ranked, settings, states
 
-CONFIRMATION = "confirmation.json"
 LEADERS = 20
 _PICTURED = 3  # trials whose clips are shown
 
@@ -61,7 +60,7 @@ def render(folder: SearchFolder, study: optuna.Study) -> str:
         figures=[(f.title, f.note, Markup(f.html)) for f in figures(study, list(found))],
         importances_note=importances_note(len(leaders)),
         contenders=contenders.load(folder.contenders_file),
-        confirmation=_confirmation(folder.path / CONFIRMATION),
+        confirmation=_confirmation(folder.confirmation_file),
         classes=class_gains(folder, study),
         confusion=_data_uri(_artifacts(folder, leaders[0].number) / "confusion.png"),
         failures=_failures(rows),
@@ -133,9 +132,9 @@ def _said(row: TrialRow) -> str:
 
 def _failures(rows: Sequence[TrialRow]) -> list[tuple[str, int, str]]:
     """Return each kind of failure, how often it came, and the first message."""
-    failed = [row.failure.partition(": ") for row in rows if row.failure]
-    counted = Counter(kind for kind, _, _ in failed)
-    first = {kind: message for kind, _, message in reversed(failed)}
+    failed = [row for row in rows if row.failure_kind]
+    counted = Counter(row.failure_kind for row in failed)
+    first = {row.failure_kind: row.failure_message for row in reversed(failed)}
     return [(kind, count, first[kind]) for kind, count in counted.most_common()]
 
 

@@ -11,8 +11,7 @@ from ray import tune
 from kinemic.errors import KinemicError
 from kinemic.progress import ProgressCallback, silent
 from kinemic.report import TrialInputs
-from search import baselines, tracking
-from search import contenders as again
+from search import baselines, contenders, tracking
 from search import study as studies
 from search.board import Board
 from search.config import SearchConfig
@@ -176,8 +175,8 @@ def _search(sitting: Sitting, board: Board, only_contenders: bool) -> ContenderT
         changed(last=True)
     _check_any(trial_rows(study))
     found = baselines.contenders(study, config, opened.space, opened.state.source_clips)
-    table = again.run_contenders(found, config, sitting.work, part, folder.contenders, watch.contending)
-    again.store(table, folder.contenders_file)
+    table = contenders.run_contenders(found, config, sitting.work, part, folder.contenders, watch.contending)
+    contenders.store(table, folder.contenders_file)
     _summarise(tracker, study, table)
     return table
 

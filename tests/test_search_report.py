@@ -17,7 +17,7 @@ from search import study as studies
 from search.contenders import ContenderRow, ContenderTable
 from search.failures import Failure
 from search.folder import SearchFolder, State
-from search.report import CONFIRMATION, _contender_folders, class_gains, compute_by_stage, render
+from search.report import _contender_folders, class_gains, compute_by_stage, render
 from search.status import trial_rows
 from search.wording import percent, ranked
 from tests import analytic
@@ -144,7 +144,10 @@ def test_contenders_and_a_confirmation_are_shown_where_they_are(made: Made) -> N
         {"key": "t3", "title": "trial 3", "dev_mean": 0.71, "dev_se": 0.02, "test_accuracy": 0.64},
         {"key": "real", "title": "real only", "test_interval": [0.5, 0.6], "difference": 0.08},
     ]
-    made.file(CONFIRMATION, {"rows": rows, "winner": "t3", "looks": 1, "later": "unknown keys are no error"})
+    made.file(
+        made.folder.confirmation_file.name,
+        {"rows": rows, "winner": "t3", "looks": 1, "later": "unknown keys are no error"},
+    )
     text = made.page().text
     assert "real only 50.0 25.0" in text
     assert "B (1 failed) failed bug: x" in text
