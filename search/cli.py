@@ -1,4 +1,4 @@
-"""``kinemic search``: run, resume, status, best, report, contenders, confirm, export."""
+"""``kinemic search``: noise, run, resume, status, best, report, contenders, confirm, export."""
 
 from __future__ import annotations
 
@@ -49,6 +49,43 @@ def run(file: Path, settings: tuple[str, ...], runs: Path, resume: bool) -> None
         begin = runner.start_or_reopen if resume else runner.start
         prepared = begin(config, runs, progress=progress)
     _go_on(prepared, runs)
+
+
+@search.command()
+@runs_option
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Override a setting of FILE.")
+@click.option(
+    "--configurations", type=click.IntRange(3), default=8, show_default=True, help="The published, and draws."
+)
+@click.option("--repetitions", type=click.IntRange(2), default=3, show_default=True, help="Adaptation seeds of each.")
+@click.option("--generations", type=click.IntRange(2), default=2, show_default=True, help="Generation seeds in each.")
+@click.option("--judges", type=click.IntRange(2), help="Judge seeds in each.  [default: the search's own, at least 2]")
+@click.argument("file", type=click.Path(path_type=Path))
+def noise(
+    file: Path,
+    settings: tuple[str, ...],
+    runs: Path,
+    configurations: int,
+    repetitions: int,
+    generations: int,
+    judges: int | None,
+) -> None:
+    """Before the search of FILE: what seeds do to an accuracy, whether to prune, what difference can be seen.
+
+    Runs configurations of its space on nested seeds. Ctrl-C keeps what is done; the same command goes on.
+    """
+    from search.config import load
+
+    config = load(file, settings)
+    from search.noise import measure
+    from search.noise_report import Design
+    from search.noise_table import noise_table
+
+    judges = judges or max(2, len(config.seeds.judge))
+    design = Design(configurations=configurations, adaptations=repetitions, generations=generations, judges=judges)
+    with options.interruptible("finished runs are kept"), progress_bars() as progress:
+        found = measure(config, runs, design, progress=progress, say=lambda line: click.echo(line, err=True))
+    console.print(noise_table(found))
 
 
 @search.command()

@@ -57,6 +57,16 @@ class SearchFolder:
         return self.path / "confirmation.json"
 
     @property
+    def noise(self) -> Path:
+        """One folder a measured configuration and seeds, by what they ran on."""
+        return self.path / "noise"
+
+    @property
+    def noise_file(self) -> Path:
+        """What the noise of the search is."""
+        return self.path / "noise.json"
+
+    @property
     def report_file(self) -> Path:
         """The report, unless it is wanted elsewhere."""
         return self.path / "report.html"

@@ -38,7 +38,12 @@ class Estimate:
     @property
     def smallest_detectable(self) -> float:
         """The true difference that a test at the 5 % level would find 8 times in 10: 2.8 standard errors."""
-        return float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)) * self.se
+        return smallest_detectable(self.se)
+
+
+def smallest_detectable(se: float) -> float:
+    """Return the true difference that a test at the 5 % level would find 8 times in 10, from its standard error."""
+    return float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)) * se
 
 
 def estimate(scores_KJN: Scores, seed: int, draws: int = DRAWS) -> Estimate:

@@ -1,0 +1,155 @@
+"""Before a search: how much of an accuracy is luck, whether early rungs can be trusted, what difference can be seen.
+
+Shapes: R rungs, C configurations, A adaptation seeds, G generation seeds in each, J judge seeds in each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from kinemic.config import TrialConfig, TrialSeeds
+from kinemic.data.splits import load_trial_data
+from kinemic.errors import ConfigError
+from kinemic.files import write_text
+from kinemic.progress import Progress, ProgressCallback, silent
+from kinemic.report import RungReport, TrialInputs
+from kinemic.seeding import derive_seed
+from search import study as studies
+from search.again import Run, failure_lines, fresh_seeds, plan, run_all
+from search.baselines import Contender
+from search.config import SamplerConfig, SearchConfig
+from search.folder import SearchFolder
+from search.noise_report import Design, Measured, Noise, report_of
+from search.resources import connected, share, sigterm_as_ctrl_c
+from search.runner import Prepared, prepare
+from search.space import Domain, Scalar, resolve_space, suggest
+from search.trainable import RunTrial, Work
+
+_TRIES: Final = 5  # draws for each configuration that is wanted, where a space repeats itself
+
+
+def measure(
+    config: SearchConfig,
+    runs: Path,
+    design: Design,
+    *,
+    run_trial: RunTrial | None = None,
+    prepared: Prepared | None = None,
+    progress: ProgressCallback = silent,
+    say: Callable[[str], None] = lambda line: None,
+) -> Noise:
+    """Run configurations of a search's space on nested seeds and say what is noise; runs that are done are kept.
+
+    Writes ``noise.json`` into the search's folder. ``say`` is told the cost before anything runs and the time once it
+    is known. Raises KinemicError where fewer than three configurations ran on every seed.
+    """
+    folder = SearchFolder((runs / config.name).resolve())
+    inputs, source_clips = prepared or prepare(config, runs, progress)
+    space = resolve_space(config.space, source_clips, config.trial.judge.profile)
+    found = draw(config, space, source_clips, design.configurations)
+    rows = plan([contender for contender, _ in found], seeds(config.sampler.seed, design), _place(folder, inputs))
+    work = Work(inputs, config.trial, config.seeds, folder.trials, run_trial)
+    with connected(config.resources.address), sigterm_as_ctrl_c():
+        part = share(config.resources)
+        cost = _Cost(rows, design, part.max_concurrent, progress, say)
+        results = run_all(rows, work, part, cost)
+    failures = {key: failure_lines(row) for key, row in results.items()}
+    whole = [
+        Measured(contender.key, contender.title, values, tuple(tuple(_reports(run)) for run in rows[contender.key]))
+        for contender, values in found
+        if not failures[contender.key]
+    ]
+    noise = report_of(config, design, whole, _lines(failures), len(load_trial_data(inputs.trial_data).dev))
+    write_text(folder.noise_file, noise.model_dump_json(indent=1))
+    return noise
+
+
+def draw(
+    config: SearchConfig, space: Mapping[str, Domain], source_clips: int, count: int
+) -> list[tuple[Contender, dict[str, Scalar]]]:
+    """Return up to ``count`` different configurations with their searched values: the published one, then blind draws.
+
+    Raises ConfigError for a space that has fewer than three.
+    """
+    sampler = SamplerConfig(kind="random", seed=derive_seed(config.sampler.seed, "noise"))
+    blind = config.model_copy(update={"storage": "sqlite:///:memory:", "sampler": sampler})
+    study = studies.create_study(blind, Path(), space, source_clips)
+    found: dict[TrialConfig, tuple[Contender, dict[str, Scalar]]] = {}
+    for number in range(_TRIES * count):
+        study.sampler = studies.make_sampler(sampler, number)
+        trial = study.ask()
+        values = suggest(trial, space, studies.fixed_values(trial))
+        drawn, key = studies.trial_config(config, values), f"configuration_{len(found)}"
+        title = "published configuration" if number == 0 else f"configuration {len(found)}"
+        found.setdefault(drawn, (Contender(key, title, drawn), values))
+        if len(found) == count:
+            break
+    if len(found) < 3:
+        raise ConfigError(
+            f"space: {len(found)} configurations were found in it, and 3 are the fewest to rank; widen it"
+        )
+    return list(found.values())
+
+
+def seeds(seed: int, design: Design) -> list[TrialSeeds]:
+    """Return the seeds of every configuration's runs, adaptation by adaptation; no trial of a search has any of them.
+
+    Every adaptation has generation seeds of its own, and every generation judge seeds: the design is nested.
+    """
+    found = []
+    for a in range(design.adaptations):
+        own = [fresh_seeds(seed, f"noise {a}", g, design.judges) for g in range(design.generations)]
+        found += [each.model_copy(update={"adaptation": own[0].adaptation}) for each in own]
+    return found
+
+
+class _Cost:
+    """Follows the runs: says how many there are, and once a few are through how long all will take."""
+
+    def __init__(
+        self,
+        rows: Mapping[str, Sequence[Run]],
+        design: Design,
+        concurrent: int,
+        progress: ProgressCallback,
+        say: Callable[[str], None],
+    ) -> None:
+        jobs = [run for row in rows.values() for run in row]
+        self._concurrent, self._progress, self._say = concurrent, progress, say
+        self._ready = sum(len(_reports(run)) == len(run.config.scored_rungs) for run in jobs)
+        self._start, self._estimated = time.monotonic(), False
+        steps = jobs[0].config.scored_rungs
+        say(
+            f"{len(rows)} configurations x {design.adaptations} adaptation x {design.generations} generation seeds = "
+            f"{len(jobs)} runs of {steps[-1]} steps, {self._ready} of them done; each is judged at {len(steps)} rungs "
+            f"by {design.judges} seeds; {concurrent} at a time"
+        )
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take how many runs are done."""
+        self._progress(Progress("runs", done, total))
+        fresh = done - self._ready
+        if not self._estimated and fresh >= self._concurrent and done < total:
+            left = (time.monotonic() - self._start) / fresh * (total - done)
+            self._say(f"about {max(left / 60, 1):.0f} minutes left, by the first {fresh} runs")
+            self._estimated = True
+
+
+def _place(folder: SearchFolder, inputs: TrialInputs) -> Path:
+    """Where the runs on these inputs lie: their names tell the settings, and data may change before a search starts."""
+    names = "/".join(path.name for path in vars(inputs).values())
+    return folder.noise / hashlib.blake2b(names.encode(), digest_size=4).hexdigest()
+
+
+def _reports(run: Run) -> list[RungReport]:
+    from kinemic.trial import stored_reports  # torch
+
+    return stored_reports(run.workdir, run.config)
+
+
+def _lines(failures: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    return tuple(f"{key}: {lines[0]}" for key, lines in failures.items() if lines)

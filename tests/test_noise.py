@@ -1,0 +1,210 @@
+"""The noise of a search, measured on a real Ray with real inputs; the trial is analytic, and its luck is known."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ray import cloudpickle
+
+from kinemic.cli import run as command
+from kinemic.config import TrialConfig, TrialSeeds
+from kinemic.data.splits import load_trial_data
+from kinemic.errors import ConfigError, DivergedError, KinemicError
+from kinemic.progress import Progress, ProgressCallback, silent
+from kinemic.report import RungReport, TrialInputs
+from search.config import SearchConfig, validate
+from search.folder import dump
+from search.noise import draw, measure, seeds
+from search.noise_report import Design, Noise, verdict
+from search.ranks import Correlation
+from search.replay import Replayed
+from search.resources import connected
+from search.runner import Prepared, prepare
+from search.space import contains, resolve_space
+from tests import analytic
+from tests.bench import SPACE
+from tests.toy import TOY
+
+RUNGS = [4, 8, 16]
+DESIGN = Design(configurations=4, adaptations=2, generations=2, judges=2)
+
+
+def config(**more: Any) -> SearchConfig:
+    values = {"name": "toy", "space": SPACE, "trial": {"adapt": {"rungs": RUNGS}}, "pruner": "successive_halving"}
+    return validate(TOY | values | more, "toy.yaml")
+
+
+def failing(
+    inputs: TrialInputs, config: TrialConfig, seeds: TrialSeeds, workdir: Path, device: str, progress: ProgressCallback
+) -> Iterator[RungReport]:
+    """The analytic trial, but that three of the four configurations of this file diverge."""
+    if config.synthesis.guidance != 2.5:
+        raise DivergedError("loss is nan")
+    yield from analytic.run_trial(inputs, config, seeds, workdir, device, progress)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    modules = (analytic, sys.modules[__name__])
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    with connected("local"):
+        yield
+    for module in modules:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def measured(runs: Path, prepared: Prepared, design: Design = DESIGN, **more: Any) -> Noise:
+    arguments = {"run_trial": analytic.run_trial, "prepared": prepared}
+    return measure(config(), runs, design, **(arguments | more))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, _ray: None) -> Path:
+    """A folder of searches where the noise of one was measured."""
+    runs = tmp_path_factory.mktemp("runs")
+    measure(config(), runs, DESIGN, run_trial=analytic.run_trial)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def prepared(runs: Path) -> Prepared:
+    return prepare(config(), runs, silent)
+
+
+def computed(runs: Path) -> dict[str, str]:
+    return {path.parent.name: path.read_text() for path in (runs / "toy" / "noise").rglob(analytic.TRACE)}
+
+
+def test_what_is_kept_is_what_the_runs_scored_by_rung_configuration_and_seed(runs: Path, prepared: Prepared) -> None:
+    found = json.loads((runs / "toy" / "noise.json").read_text())
+    inputs, source_clips = prepared
+    drawn = draw(config(), resolve_space(config().space, source_clips, "demo"), source_clips, 4)
+    assert [row["values"] for row in found["configurations"]] == [values for _, values in drawn]
+    for row, (contender, _) in zip(found["configurations"], drawn, strict=True):
+        expected = [
+            [
+                analytic.accuracy(contender.config, steps, judge + one.adaptation)
+                for one in seeds(0, DESIGN)
+                for judge in one.judge
+            ]
+            for steps in RUNGS
+        ]
+        assert np.array(row["accuracies"]).shape == (3, 2, 2, 2)
+        assert np.reshape(row["accuracies"], (3, 8)) == pytest.approx(np.array(expected))
+    assert found["dev_clips"] == len(load_trial_data(inputs.trial_data).dev)
+    # The analytic trial's seeds do the same to every configuration, and its rungs rank alike.
+    parts = {part["source"]: part for part in found["components"]}
+    assert all(
+        part["paired_sd"] == pytest.approx(0, abs=1e-9) for name, part in parts.items() if name != "configuration"
+    )
+    assert parts["judge"]["sd"] > 0.001
+    assert [rung["other_seeds"]["value"] for rung in found["rungs"]] == [pytest.approx(1.0)] * 3
+    assert [pruning["rungs"] for pruning in found["pruning"]] == [[4], [8], [4, 8]]
+    assert all(pruning["replayed"]["lost"] == 0 for pruning in found["pruning"])
+
+
+def test_the_published_configuration_is_the_first_and_the_others_are_of_the_space() -> None:
+    space = resolve_space(config().space, 600, "demo")
+    (first, published), *others = draw(config(), space, 600, 5)
+    assert (first.title, published["synthesis.guidance"]) == ("published configuration", 2.5)
+    assert len({json.dumps(values) for _, values in others}) == 4
+    assert all(contains(space[path], value) for _, values in others for path, value in values.items())
+
+
+def test_a_space_of_two_configurations_is_one_line() -> None:
+    only = config(space={"loss.dynamic_window_weighting": {"type": "categorical", "choices": [True, False]}})
+    with pytest.raises(ConfigError, match="2 configurations were found in it, and 3 are the fewest"):
+        draw(only, resolve_space(only.space, 600, "demo"), 600, 8)
+
+
+def test_seeds_are_nested_and_no_two_alike() -> None:
+    found = seeds(0, Design(adaptations=3, generations=2, judges=2))
+    assert len({each.adaptation for each in found}) == 3
+    assert [each.adaptation for each in found[::2]] == [each.adaptation for each in found[1::2]]
+    drawn = [n for each in found for n in (each.generation, *each.judge)] + list({each.adaptation for each in found})
+    assert len(set(drawn)) == len(drawn) == 6 + 12 + 3
+
+
+class Stops:
+    """Presses Ctrl-C once a few runs are done."""
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage == "runs" and progress.done >= 3:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_interrupted_it_goes_on_where_it_was_and_says_the_cost_first(tmp_path: Path, prepared: Prepared) -> None:
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path, prepared, progress=Stops(), say=said.append)
+    assert said[0].startswith(
+        "4 configurations x 2 adaptation x 2 generation seeds = 16 runs of 16 steps, 0 of them done"
+    )
+    assert not (tmp_path / "toy" / "noise.json").exists()
+    done = {name for name, trace in computed(tmp_path).items() if len(trace.splitlines()) == len(RUNGS)}
+    assert 3 <= len(done) < 16
+    measured(tmp_path, prepared, say=said.append)
+    counted = next(line for line in said[1:] if line.startswith("4 configurations"))
+    assert f"16 runs of 16 steps, {len(done)} of them done" in counted
+    assert len(computed(tmp_path)) == 16
+    assert all(len(trace.splitlines()) == len(RUNGS) for trace in computed(tmp_path).values())
+
+
+def test_too_few_configurations_that_run_are_one_line(tmp_path: Path, prepared: Prepared) -> None:
+    line = r"1 configurations ran on every seed, and 3 are the fewest .* 3 failed, first configuration_1: diverged: "
+    with pytest.raises(KinemicError, match=line) as caught:
+        measured(tmp_path, prepared, run_trial=failing)
+    assert "\n" not in str(caught.value)
+
+
+TIED = Correlation(math.nan, math.nan, math.nan)
+SURE, UNSURE, NONE = Correlation(0.9, 0.7, 1.0), Correlation(0.6, -0.1, 0.9), Correlation(0.1, -0.4, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("replayed", "rung", "last", "worth", "said"),
+    [
+        (Replayed(0.5, 0.3, 0.0, 0.0), SURE, SURE, "yes", "saves 30% of the compute and loses the best in 0%"),
+        (Replayed(0.5, 0.3, 0.0, 0.0), NONE, SURE, "no", r"0.10 \[-0.40, 0.40\]"),
+        (Replayed(0.5, 0.3, 0.6, 0.1), UNSURE, SURE, "no", "no better than stopping 50% of the trials at random"),
+        (Replayed(0.5, -0.1, 0.0, 0.0), SURE, SURE, "no", "costs more than it saves"),
+        (Replayed(0.5, 0.3, 0.0, 0.0), UNSURE, SURE, "unknown", "from 8 configurations: rank correlation"),
+        (Replayed(0.5, 0.3, 0.3, 0.1), SURE, SURE, "unknown", "from 8 configurations"),
+        (Replayed(0.5, 0.3, 0.0, 0.0), SURE, NONE, "unknown", "seeds move them as much as settings do"),
+        (Replayed(0.0, 0.0, 0.0, 0.0), SURE, SURE, "unknown", "stops none of them"),
+        (Replayed(0.5, 0.3, 0.0, 0.0), SURE, TIED, "unknown", r"with itself \?"),
+    ],
+)
+def test_a_verdict_is_yes_or_no_where_the_interval_says_so_and_otherwise_can_not_be_told(
+    replayed: Replayed, rung: Correlation, last: Correlation, worth: str, said: str
+) -> None:
+    found, reason = verdict(replayed, rung, last, 8)
+    assert found == worth
+    assert re.search(said, reason)
+
+
+def test_the_command_shows_what_was_measured_and_computes_nothing_again(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "toy.yaml"
+    file.write_text(dump(config()))
+    before = computed(runs)
+    options = ["--configurations", "4", "--repetitions", "2", "--runs", str(runs)]
+    assert command(["search", "noise", str(file), *options]) == 0
+    shown = capsys.readouterr()
+    assert "16 runs of 16 steps, 16 of them done" in shown.err
+    lines = shown.out.splitlines()
+    assert [line.split()[0] for line in lines[2:6]] == ["configuration", "adaptation", "generation", "judge"]
+    assert any(line.startswith("successive_halving pruning at 4 and 8 steps: ") for line in lines)
+    assert lines[-1].split()[0] == "10"  # repetitions
+    assert computed(runs) == before
