@@ -146,7 +146,7 @@ class SearchConfig(ExperimentConfig):
     @model_validator(mode="after")
     def _pruner_can_act(self) -> SearchConfig:
         if isinstance(self.pruner, WilcoxonPruner):
-            rungs, seeds, p = len(self.trial.adapt.rungs) - 1, len(self.seeds.judge), self.pruner.p_threshold
+            rungs, seeds, p = len(self.trial.adapt.rungs) - 1, self.judge_seeds, self.pruner.p_threshold
             if rungs * seeds < 2 or 0.5 ** (rungs * seeds) >= p:
                 raise ValueError(
                     f"pruner wilcoxon could never stop a trial: {rungs} rungs before the last and {seeds} judge seeds "

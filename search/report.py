@@ -53,7 +53,7 @@ def render(folder: SearchFolder, study: optuna.Study) -> str:
     template = environment.get_template("report.html")
     return template.render(
         name=config.name,
-        facts=_facts(config.budget.trials, rows, config.trial.judge.profile, len(config.seeds.judge)),
+        facts=_facts(config.budget.trials, rows, config.trial.judge.profile, config.judge_seeds),
         best=leaders[0],
         best_settings=leaders[0].values,
         leaders=[(row, _said(row)) for row in leaders[:LEADERS]],
