@@ -81,7 +81,7 @@ def noise(
     from search.noise_report import Design
     from search.noise_table import noise_table
 
-    judges = judges or max(2, len(config.seeds.judge))
+    judges = judges or max(2, config.judge_seeds)
     design = Design(configurations=configurations, adaptations=repetitions, generations=generations, judges=judges)
     with options.interruptible("finished runs are kept"), progress_bars() as progress:
         found = measure(config, runs, design, progress=progress, say=lambda line: click.echo(line, err=True))

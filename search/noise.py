@@ -141,14 +141,14 @@ class _Cost:
 
 def _place(folder: SearchFolder, inputs: TrialInputs) -> Path:
     """Where the runs on these inputs lie: their names tell the settings, and data may change before a search starts."""
-    names = "/".join(path.name for path in vars(inputs).values())
+    names = "/".join(path.name for path in (inputs.source, inputs.trial_data, inputs.prior, inputs.encoder))
     return folder.noise / hashlib.blake2b(names.encode(), digest_size=4).hexdigest()
 
 
 def _reports(run: Run) -> list[RungReport]:
     from kinemic.trial import stored_reports  # torch
 
-    return stored_reports(run.workdir, run.config)
+    return stored_reports(run.workdir, run.config, repetitions=1)
 
 
 def _lines(failures: Mapping[str, Sequence[str]]) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ def report_of(
         pruner=config.pruner.kind,
         design=design,
         dev_clips=dev_clips,
-        judge_seeds=len(config.seeds.judge),
+        judge_seeds=config.judge_seeds,
         configurations=tuple(
             Configuration(title=each.title, values=dict(each.values), accuracies=accuracies[:, c].tolist())
             for c, each in enumerate(found)
@@ -211,7 +211,7 @@ def _detectable(
     clips = clip_standard_error(accuracy, dev_clips)
     made = []
     for repetitions in REPETITIONS:
-        by_seeds = seed_standard_error(parts, repetitions, len(config.seeds.judge))
+        by_seeds = seed_standard_error(parts, repetitions, config.judge_seeds)
         values = detectable(by_seeds), detectable(by_seeds, clips)
         made.append(Detectable(repetitions=repetitions, by_seeds=values[0], with_clips=values[1]))
     return tuple(made)
