@@ -85,6 +85,16 @@ PrunerConfig = Annotated[
 ]
 
 
+class RacingConfig(Frozen):
+    """Stop a trial between repetitions where it is worse than the best finished one by more than luck.
+
+    Of use with two and more repetitions (``seeds``), and on by default: it stops next to none of the trials that would
+    have been the best (``search.racing`` has the numbers), and spares hopeless ones most of their repetitions.
+    """
+
+    p_threshold: float = Field(default=0.02, gt=0, lt=0.5)  # of one look at a trial as good as its rival
+
+
 class ResourcesConfig(Frozen):
     """What one trial takes; None is decided from the machine: one CPU core, and a quarter of a GPU if there is one."""
 
@@ -125,6 +135,7 @@ class SearchConfig(ExperimentConfig):
     budget: BudgetConfig = BudgetConfig()
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = MedianPruner()
+    racing: RacingConfig | None = RacingConfig()  # false in a file: every trial that passes its rungs gets all
     contenders: ContendersConfig = ContendersConfig()
     resources: ResourcesConfig = ResourcesConfig()
     storage: str | None = None  # URL of the Optuna study; None is a SQLite file in the search's folder
@@ -142,6 +153,11 @@ class SearchConfig(ExperimentConfig):
     @classmethod
     def _shorthand(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+    @field_validator("racing", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _pruner_can_act(self) -> SearchConfig:

@@ -183,7 +183,7 @@ class Ledger:
         if report.last:
             self._end(trial, TrialState.COMPLETE, report.dev_accuracy)
             return True
-        if report.repetition == 0 and report.steps < report.total_steps and decide(trial, report.steps):
+        if decide(trial, report, self._config.racing):
             self._end(trial, TrialState.PRUNED, None)
             return True
         return False

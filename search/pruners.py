@@ -1,14 +1,18 @@
-"""Early stopping by any Optuna pruner. It is asked once a rung, and what it answered is kept in the study."""
+"""Early stopping: any Optuna pruner at the rungs, racing between repetitions; what was decided is kept in the study."""
 
 from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
+from kinemic.report import RungReport
 from search import study as studies
-from search.config import HalvingPruner, HyperbandPruner, MedianPruner, SearchConfig, WilcoxonPruner
+from search.config import HalvingPruner, HyperbandPruner, MedianPruner, RacingConfig, SearchConfig, WilcoxonPruner
+from search.racing import is_hopeless
 
 
 def make_pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
@@ -23,9 +27,6 @@ def make_pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
     if isinstance(pruner, WilcoxonPruner):
         return PairedPruner(pruner.p_threshold)
     return optuna.pruners.NopPruner()
-
-
-_MOST_INSTANCES = 1000  # of a rung
 
 
 class PairedPruner(optuna.pruners.BasePruner):
@@ -49,32 +50,52 @@ class PairedPruner(optuna.pruners.BasePruner):
         return self._pruner.prune(paired, _by_instance(trial))
 
 
-def decide(trial: optuna.Trial, steps: int) -> bool:
-    """Return whether the pruner stops a trial at a rung; asked again after a crash, it answers the same.
+def decide(trial: optuna.Trial, report: RungReport, racing: RacingConfig | None) -> bool:
+    """Return whether a trial stops after a report; asked again after a crash, it answers the same.
 
-    Some pruners leave notes in the study that change what they say next. So the question is put to a copy, the answer
-    is kept, and only then the notes are made, which may be repeated.
+    At a rung before the last the pruner says so, from then on racing: a pruner knows of no repetitions. Some pruners
+    leave notes in the study that change what they say next. So the question is put to a copy, the answer is kept, and
+    only then the notes are made, which may be repeated.
     """
-    study = trial.study
-    trials = study.get_trials(deepcopy=False)
-    if max(trials[trial.number].intermediate_values) > steps:  # it has gone on
+    trials = trial.study.get_trials(deepcopy=False)
+    if max(trials[trial.number].intermediate_values) > report.step:  # it has gone on
         return False
+    at_rung = report.steps < report.total_steps
     decision = studies.decision(trial)
-    if decision is None or decision.steps < steps:
-        copy = optuna.create_study(study_name=study.study_name, direction=study.direction)
-        copy.add_trials(trials)
-        stop = study.pruner.prune(copy, copy.get_trials(deepcopy=False)[trial.number])
-        decision = studies.Decision(steps, bool(stop))
+    if decision is None or decision.step < report.step:
+        stop = _pruned(trial, trials) if at_rung else racing is not None and _outraced(report, trials, racing)
+        decision = studies.Decision(report.step, stop)
         studies.keep_decision(trial, decision)
-    trial.should_prune()
+    if at_rung:
+        trial.should_prune()
     return decision.stop
 
 
+def _pruned(trial: optuna.Trial, trials: list[FrozenTrial]) -> bool:
+    study = trial.study
+    copy = optuna.create_study(study_name=study.study_name, direction=study.direction)
+    copy.add_trials(trials)
+    return bool(study.pruner.prune(copy, copy.get_trials(deepcopy=False)[trial.number]))
+
+
+def _outraced(report: RungReport, trials: list[FrozenTrial], racing: RacingConfig) -> bool:
+    ended = [studies.reports(other)[-1] for other in trials if other.state == TrialState.COMPLETE]
+    finished = [_means(other) for other in ended if other.repetitions == report.repetitions]
+    return bool(finished) and is_hopeless(_means(report), np.array(finished), racing.p_threshold)
+
+
+def _means(report: RungReport) -> NDArray[np.float64]:
+    """The mean over judge seeds of each repetition so far."""
+    means: NDArray[np.float64] = np.array(report.by_repetition).mean(axis=1)
+    return means
+
+
 def _by_instance(trial: FrozenTrial) -> FrozenTrial:
-    latest = {report.steps: report.accuracies for report in studies.reports(trial)}  # of a rung; it holds the earlier
+    """Steps are (rung, judge seed) of the first repetition, the only one that is scored at the rungs."""
     values = {
-        steps * _MOST_INSTANCES + instance: accuracy
-        for steps, accuracies in latest.items()
-        for instance, accuracy in enumerate(accuracies)
+        report.steps * len(report.accuracies) + seed: accuracy
+        for report in studies.reports(trial)
+        if report.repetition == 0
+        for seed, accuracy in enumerate(report.accuracies)
     }
     return optuna.trial.create_trial(state=trial.state, value=trial.value, intermediate_values=values)

@@ -121,19 +121,19 @@ def reports(trial: FrozenTrial) -> list[RungReport]:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the pruner said of a trial at its latest rung, in steps."""
+    """What was decided about a trial after its latest report, by that report's step."""
 
-    steps: int
+    step: int
     stop: bool
 
 
 def keep_decision(trial: optuna.Trial, decision: Decision) -> None:
-    """Record what the pruner said; on resume it isn't asked again."""
+    """Record what was decided; on resume nothing is asked again."""
     trial.set_user_attr(_DECISION, asdict(decision))
 
 
 def decision(trial: optuna.Trial) -> Decision | None:
-    """Return what the pruner last said of a trial, None where it was never asked."""
+    """Return what was last decided about a trial, None where nothing was."""
     kept = trial.user_attrs.get(_DECISION)
     return None if kept is None else Decision(**kept)
 

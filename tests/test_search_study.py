@@ -17,6 +17,7 @@ from kinemic.report import RungReport
 from search import study as studies
 from search.failures import Failure, classify
 from search.ledger import Assignment
+from search.pruners import decide
 from search.status import trial_rows
 from tests import analytic
 from tests.bench import ALONE, RUNGS, SPACE, Bench, search
@@ -28,6 +29,10 @@ PRUNERS: list[dict[str, Any]] = [
     {"kind": "hyperband", "reduction_factor": 2},
     {"kind": "wilcoxon", "p_threshold": 0.1},
 ]
+
+
+REPETITIONS = [{"adaptation": 10 * k, "judge": [0, 1]} for k in range(3)]
+STEPS = [*RUNGS, RUNGS[-1] + 1, RUNGS[-1] + 2]  # of the reports of three repetitions
 
 
 @pytest.mark.parametrize("pruner", PRUNERS, ids=lambda pruner: str(pruner["kind"]))
@@ -64,6 +69,7 @@ def test_a_search_that_was_stopped_anywhere_ends_like_an_undisturbed_one(tmp_pat
         storage=None,
         budget={"trials": 8},
         pruner={"kind": "median", "startup_trials": 2},
+        seeds=REPETITIONS,
         sampler={"startup_trials": 3},
     )
     for name in ("whole", "broken"):
@@ -71,7 +77,7 @@ def test_a_search_that_was_stopped_anywhere_ends_like_an_undisturbed_one(tmp_pat
     undisturbed = Bench(config, tmp_path / "whole").run_all()
 
     bench = Bench(config, tmp_path / "broken")
-    for stop_after in (0, 1, 2, 0, 1):
+    for stop_after in (0, 1, 2, 3, 4, 0, 1):
         assignment = bench.ledger.next()
         assert assignment is not None
         bench.run(assignment, stop_after)  # the driver dies here: nothing more is told to the study
@@ -87,7 +93,7 @@ def test_a_search_that_was_stopped_anywhere_ends_like_an_undisturbed_one(tmp_pat
     ]
     for trial in resumed:  # no rung was computed twice
         trace = (tmp_path / "broken" / "trials" / f"{trial.number:04d}" / analytic.TRACE).read_text().splitlines()
-        assert [int(line.split()[0]) for line in trace] == RUNGS[: len(trace)]
+        assert [int(line.split()[0]) for line in trace] == STEPS[: len(trace)]
 
 
 def test_a_rung_that_the_dead_driver_never_took_is_replayed(tmp_path: Path) -> None:
@@ -104,11 +110,48 @@ def test_a_rung_that_the_dead_driver_never_took_is_replayed(tmp_path: Path) -> N
     assert list(trial_0.intermediate_values) == RUNGS
 
 
+def raced(folder: Path, **more: Any) -> list[FrozenTrial]:
+    # The analytic trial's luck is the same for every setting, so that any deficit is more than luck.
+    config = search(pruner="none", sampler="random", seeds=REPETITIONS, budget={"trials": 12}, **more)
+    return Bench(config, folder).run_all()
+
+
+def test_racing_gives_hopeless_trials_one_repetition_and_the_best_so_far_all(tmp_path: Path) -> None:
+    best, finished = 0.0, 0
+    for trial in raced(tmp_path):
+        steps, first = list(trial.intermediate_values), trial.intermediate_values[RUNGS[-1]]
+        hopeless = finished >= 3 and first < best  # before that nothing is known of luck
+        assert steps == STEPS[: len(RUNGS)] if hopeless else steps == STEPS
+        assert trial.state == (TrialState.PRUNED if hopeless else TrialState.COMPLETE)
+        assert [len(report.accuracies) for report in studies.reports(trial)] == [2, 2, 2, 4, 6][: len(steps)]
+        best, finished = (best, finished) if hopeless else (max(best, first), finished + 1)
+    assert 3 < finished < 9
+
+
+def test_without_racing_every_trial_gets_all_repetitions(tmp_path: Path) -> None:
+    assert all(list(trial.intermediate_values) == STEPS for trial in raced(tmp_path, racing=False))
+
+
 class PrunesAlways(optuna.pruners.BasePruner):
     """Stops whatever it is asked about."""
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         return True
+
+
+def test_what_racing_decided_is_asked_once_and_kept(tmp_path: Path) -> None:
+    bench = Bench(search(budget={"trials": 6}, pruner="none", sampler="random", seeds=REPETITIONS), tmp_path)
+    for stop_after in (math.inf, math.inf, math.inf, math.inf, len(RUNGS) - 1):
+        assignment = bench.ledger.next()
+        assert assignment is not None
+        bench.run(assignment, stop_after)
+    number = bench.study.trials[-1].number
+    trial = optuna.Trial(bench.study, bench.study.trials[number]._trial_id)
+    report = RungReport(2, 16, 16, (0.0, 0.0), {}, {}, (), 0, "cpu", 0.0, repetitions=3)
+    studies.store_report(trial, report)
+    assert decide(trial, report, bench.config.racing)  # and the driver dies before it tells the study
+    assert decide(trial, report, None), "a decision that was made is not made again"
+    assert studies.decision(trial) == studies.Decision(16, True)
 
 
 def test_a_resumed_trial_is_not_stopped_at_a_rung_that_it_had_passed(tmp_path: Path) -> None:

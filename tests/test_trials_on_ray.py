@@ -44,7 +44,10 @@ def run(bench: Bench, run_trial: RunTrial = analytic.run_trial) -> list[FrozenTr
 
 
 def plain(config: Any, pruner: optuna.pruners.BasePruner, folder: Path, *, by_seed: bool) -> list[FrozenTrial]:
-    """Return the trials of a plain loop over Optuna, which reports a rung's mean, or its seeds as a step each."""
+    """Return the trials of a plain loop over Optuna, which reports a rung's mean, or its seeds as a step each.
+
+    It knows of no repetitions but that a trial's value is the mean over all of them.
+    """
     bench = Bench(config, folder)
     bench.study.pruner = pruner
     for number in range(TRIALS):
@@ -57,7 +60,8 @@ def plain(config: Any, pruner: optuna.pruners.BasePruner, folder: Path, *, by_se
             for instance, value in enumerate(accuracies if by_seed else [mean]):
                 trial.report(value, steps * len(accuracies) + instance if by_seed else steps)
             if steps == RUNGS[-1]:
-                bench.study.tell(trial, mean)
+                every = [analytic.accuracy(values, steps, s.adaptation + j) for s in config.seeds for j in s.judge]
+                bench.study.tell(trial, sum(every) / len(every))
             elif trial.should_prune():
                 bench.study.tell(trial, state=TrialState.PRUNED)
                 break
@@ -65,19 +69,22 @@ def plain(config: Any, pruner: optuna.pruners.BasePruner, folder: Path, *, by_se
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "pruner"),
+    ("kind", "settings", "pruner", "repetitions"),
     [
-        ("none", {}, NopPruner()),
-        ("median", {"startup_trials": 2}, MedianPruner(n_startup_trials=2)),
-        ("successive_halving", {"reduction_factor": 2}, SuccessiveHalvingPruner(4, 2)),
-        ("hyperband", {"reduction_factor": 2}, HyperbandPruner(4, 16, 2)),
-        ("wilcoxon", {"p_threshold": 0.1}, None),
+        ("none", {}, NopPruner(), 2),
+        ("median", {"startup_trials": 2}, MedianPruner(n_startup_trials=2), 1),
+        ("median", {"startup_trials": 2}, MedianPruner(n_startup_trials=2), 3),
+        ("successive_halving", {"reduction_factor": 2}, SuccessiveHalvingPruner(4, 2), 3),
+        ("hyperband", {"reduction_factor": 2}, HyperbandPruner(4, 16, 2), 3),
+        ("wilcoxon", {"p_threshold": 0.1}, None, 3),
     ],
 )
 def test_trials_stop_where_optuna_would_stop_them_and_the_study_holds_what_they_recorded(
-    kind: str, settings: dict[str, Any], pruner: optuna.pruners.BasePruner | None, tmp_path: Path
+    kind: str, settings: dict[str, Any], pruner: optuna.pruners.BasePruner | None, repetitions: int, tmp_path: Path
 ) -> None:
-    config = search(pruner={"kind": kind, **settings}, budget={"trials": TRIALS}, sampler="random")
+    seeds = [{"adaptation": 10 * k, "judge": [0, 1, 2]} for k in range(repetitions)]
+    stops = {"pruner": {"kind": kind, **settings}, "racing": False}
+    config = search(**stops, seeds=seeds, budget={"trials": TRIALS}, sampler="random")
     if pruner is None:
         with pytest.warns(optuna.exceptions.ExperimentalWarning):
             pruner = WilcoxonPruner(p_threshold=0.1)
@@ -89,6 +96,10 @@ def test_trials_stop_where_optuna_would_stop_them_and_the_study_holds_what_they_
         record = analytic.recorded(bench.ledger.workdir(trial.number))
         assert list(trial.intermediate_values.items()) == record
         assert trial.value == record[-1][1]
+        # A pruner stops trials at rungs before the last; those that pass get every repetition.
+        whole = [*RUNGS, *(RUNGS[-1] + k for k in range(1, repetitions))]
+        steps = [step for step, _ in record]
+        assert steps == whole if trial.state == TrialState.COMPLETE else steps in (RUNGS[:1], RUNGS[:2])
     assert (TrialState.PRUNED in {trial.state for trial in trials}) == (kind != "none")
 
 
