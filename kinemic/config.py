@@ -107,6 +107,16 @@ class SplitConfig(Frozen):
             raise ValueError(f"subjects {sorted(shared)} are in train and in dev; a dev subject must be unseen")
         return self
 
+    def cost(self, trials: int) -> str:
+        """Return what k-fold dev costs, a line to show before it starts; empty without folds."""
+        if self.folds is None:
+            return ""
+        return (
+            f"dev is {self.folds}-fold: each of {trials} trials adapts, generates and classifies {self.folds} times, "
+            f"and adapts and generates once more with all shots: {trials * (self.folds + 1)} adaptations a repetition; "
+            f"a split with dev clips of its own would take {trials}"
+        )
+
 
 class DataConfig(Frozen):
     """The source corpus, the target corpus and the target's few-shot split."""

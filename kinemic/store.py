@@ -13,13 +13,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from torch import Tensor
-
-from kinemic import checkpoint
 from kinemic.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GIGABYTE: Final = 10**9
 STAGES: Final = "stages"  # the folder's name, in the folder of all that is prepared once
 VERSION: Final = 1  # of the code whose results are kept; raised where the same settings come to give other numbers
 _ABANDONED = 24 * 3600.0  # seconds after which what is half written has no writer any more
@@ -37,6 +38,8 @@ class StageStore:
 
     def read(self, stage: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return a result's tensors and metadata; None where there is none, or none that can be read."""
+        from kinemic import checkpoint
+
         if not self.has(stage, key):
             return None
         try:
@@ -46,6 +49,8 @@ class StageStore:
 
     def write(self, stage: str, key: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Keep a result. Raises CheckpointError where the folder can't be written."""
+        from kinemic import checkpoint
+
         checkpoint.save(self.file(stage, key), tensors, meta)
 
     def has(self, stage: str, key: str) -> bool:

@@ -111,6 +111,12 @@ class TrackingConfig(Frozen):
     experiment: str = "kinemic"
 
 
+class StagesConfig(Frozen):
+    """What trials keep for each other, and for a trial that goes on: pools, adapted generators, clips, judges."""
+
+    limit_gb: float = Field(default=20.0, ge=0)  # of all searches below one folder; what was used longest ago goes
+
+
 class ConfirmConfig(Frozen):
     """The test split, and what is run again before it is opened; a trial never gets it, not even its path."""
 
@@ -140,6 +146,7 @@ class SearchConfig(ExperimentConfig):
     resources: ResourcesConfig = ResourcesConfig()
     storage: str | None = None  # URL of the Optuna study; None is a SQLite file in the search's folder
     tracking: TrackingConfig = TrackingConfig()
+    stages: StagesConfig = StagesConfig()
     confirm: ConfirmConfig | None = None
 
     @field_validator("name")

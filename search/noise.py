@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ from search.folder import SearchFolder
 from search.noise_report import Design, Measured, Noise, report_of
 from search.resources import connected, share, sigterm_as_ctrl_c
 from search.runner import Prepared, prepare
+from search.sitting import tidy
 from search.space import Domain, Scalar, resolve_space, suggest
 from search.trainable import RunTrial, Work
 
@@ -53,17 +55,14 @@ def measure(
     found = draw(config, space, source_clips, design.configurations)
     rows = plan([contender for contender, _ in found], seeds(config.sampler.seed, design), _place(folder, inputs))
     work = Work(inputs, config.trial, config.seeds, folder.trials, run_trial)
-    with connected(config.resources.address), sigterm_as_ctrl_c():
-        part = share(config.resources)
-        cost = _Cost(rows, design, part.max_concurrent, progress, say)
-        results = run_all(rows, work, part, cost)
-    failures = {key: failure_lines(row) for key, row in results.items()}
+    failures = _run(config, design, rows, work, progress, say)
     whole = [
         Measured(contender.key, contender.title, values, tuple(tuple(_reports(run)) for run in rows[contender.key]))
         for contender, values in found
-        if not failures[contender.key]
+        if contender.key not in failures
     ]
-    noise = report_of(config, design, whole, _lines(failures), len(load_trial_data(inputs.trial_data).dev))
+    dev_clips = sum(len(view.dev) for view in load_trial_data(inputs.trial_data).views)
+    noise = report_of(config, design, whole, tuple(failures.values()), dev_clips)
     write_text(folder.noise_file, noise.model_dump_json(indent=1))
     return noise
 
@@ -107,35 +106,58 @@ def seeds(seed: int, design: Design) -> list[TrialSeeds]:
     return found
 
 
-class _Cost:
-    """Follows the runs: says how many there are, and once a few are through how long all will take."""
+def _run(
+    config: SearchConfig,
+    design: Design,
+    rows: Mapping[str, list[Run]],
+    work: Work,
+    progress: ProgressCallback,
+    say: Callable[[str], None],
+) -> dict[str, str]:
+    """Run what is not done; returns, for configurations that failed, the first failure of each."""
+    with connected(config.resources.address), sigterm_as_ctrl_c():
+        part = share(config.resources)
+        costs = _Costs(config, [run for row in rows.values() for run in row], part.max_concurrent, progress, say)
+        costs.begin(design)
+        try:
+            results = run_all(rows, work, part, costs)
+        finally:
+            tidy(config, work.inputs)
+    failures = {key: failure_lines(row) for key, row in results.items()}
+    return {key: f"{key}: {lines[0]}" for key, lines in failures.items() if lines}
 
-    def __init__(
-        self,
-        rows: Mapping[str, Sequence[Run]],
-        design: Design,
-        concurrent: int,
-        progress: ProgressCallback,
-        say: Callable[[str], None],
-    ) -> None:
-        jobs = [run for row in rows.values() for run in row]
-        self._concurrent, self._progress, self._say = concurrent, progress, say
-        self._ready = sum(len(_reports(run)) == len(run.config.scored_rungs) for run in jobs)
+
+@dataclass
+class _Costs:
+    """Follows the runs: says how many there are, and once a few are through how long the others will take."""
+
+    config: SearchConfig
+    jobs: Sequence[Run]
+    concurrent: int
+    progress: ProgressCallback
+    say: Callable[[str], None]
+
+    def begin(self, design: Design) -> None:
+        """Say what is about to be run."""
+        self._ready = sum(len(_reports(run)) == len(run.config.scored_rungs) for run in self.jobs)
         self._start, self._estimated = time.monotonic(), False
-        steps = jobs[0].config.scored_rungs
-        say(
-            f"{len(rows)} configurations x {design.adaptations} adaptation x {design.generations} generation seeds = "
-            f"{len(jobs)} runs of {steps[-1]} steps, {self._ready} of them done; each is judged at {len(steps)} rungs "
-            f"by {design.judges} seeds; {concurrent} at a time"
+        runs, steps = len(self.jobs), self.jobs[0].config.scored_rungs
+        by_seeds = design.adaptations * design.generations
+        self.say(
+            f"{runs // by_seeds} configurations x {design.adaptations} adaptation x {design.generations} generation "
+            f"seeds = {runs} runs of {steps[-1]} steps, {self._ready} of them done; each is judged at {len(steps)} "
+            f"rungs by {design.judges} seeds; {self.concurrent} at a time"
         )
+        if folds := self.config.data.split.cost(runs):
+            self.say(folds)
 
     def __call__(self, done: int, total: int) -> None:
         """Take how many runs are done."""
-        self._progress(Progress("runs", done, total))
+        self.progress(Progress("runs", done, total))
         fresh = done - self._ready
-        if not self._estimated and fresh >= self._concurrent and done < total:
+        if not self._estimated and fresh >= self.concurrent and done < total:
             left = (time.monotonic() - self._start) / fresh * (total - done)
-            self._say(f"about {max(left / 60, 1):.0f} minutes left, by the first {fresh} runs")
+            self.say(f"about {max(left / 60, 1):.0f} minutes left, by the first {fresh} runs")
             self._estimated = True
 
 
@@ -149,7 +171,3 @@ def _reports(run: Run) -> list[RungReport]:
     from kinemic.trial import stored_reports  # torch
 
     return stored_reports(run.workdir, run.config, repetitions=1)
-
-
-def _lines(failures: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    return tuple(f"{key}: {lines[0]}" for key, lines in failures.items() if lines)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from search.config import SearchConfig
 from search.pruners import make_pruner
 
 ORDERS: Final = 200
-SCORING: Final = ("synthesise", "classify")  # stages that a rung adds to a trial; the others are the trial's own
+SCORING: Final = frozenset({"synthesise", "classify"})  # stages that every scored rung adds to a trial
 
 Instance = Sequence[Sequence[RungReport]]  # on one adaptation and generation seed: every configuration's rungs
 
@@ -58,10 +58,14 @@ def replay(
         trials = instances[adaptation][int(rng.integers(len(instances[adaptation])))]
         others = [one for a, group in enumerate(instances) if a != adaptation for one in group]
         truth = np.array([mean([one[c][-1].dev_accuracy for one in others]) for c in range(len(trials))])
-        kept = [[report for report in trial if report.steps in rungs] for trial in trials]
+        kept = [[_as_searched(report, config) for report in trial if report.steps in rungs] for trial in trials]
         ran = _ran(rng.permutation(len(trials)), kept, config, f"replay-{number}")
         found.append(_outcome(trials, kept, ran, truth))
     return Replayed(*map(float, np.mean(found, axis=0)))
+
+
+def _as_searched(report: RungReport, config: SearchConfig) -> RungReport:
+    return replace(report, accuracies=report.accuracies[: config.judge_seeds])
 
 
 def _ran(order: NDArray[np.int64], trials: Instance, config: SearchConfig, name: str) -> list[int]:
@@ -95,6 +99,10 @@ def _outcome(
 
 
 def _seconds(reports: Sequence[RungReport], scored: Sequence[RungReport]) -> float:
-    """The seconds of a trial that ran so far, scored at some of its rungs alone."""
-    own = sum(seconds for report in reports for stage, seconds in report.seconds.items() if stage not in SCORING)
-    return own + sum(report.seconds.get(stage, 0.0) for report in scored for stage in SCORING)
+    """The seconds of a trial that ran so far and makes every stage itself, scored at some of its rungs alone."""
+    own = sum(_of(report, (report.seconds.keys() | report.reused.keys()) - SCORING) for report in reports)
+    return own + sum(_of(report, SCORING) for report in scored)
+
+
+def _of(report: RungReport, stages: Iterable[str]) -> float:
+    return sum(report.seconds.get(stage, 0.0) + report.reused.get(stage, 0.0) for stage in stages)

@@ -11,6 +11,8 @@ from typing import Generic, Protocol, TypeVar
 
 import optuna
 
+from kinemic.report import TrialInputs
+from kinemic.store import GIGABYTE, collect
 from search.config import SearchConfig
 from search.folder import SearchFolder, State
 from search.space import Domain
@@ -101,12 +103,19 @@ def sit(
     except KeyboardInterrupt:
         status, patience = "KILLED", _IMPATIENCE
     finally:
+        tidy(config, state.inputs)
         delivered = tracker.close(status, patience)
     if not made:
         # Raised out here, where the interruption's frames are gone: they would keep Tune's actors alive.
         gc.collect()
         raise KeyboardInterrupt(advice())
     return Sat(made[0], delivered, tracker.refused)
+
+
+def tidy(config: SearchConfig, inputs: TrialInputs) -> None:
+    """Keep the shared stages within the search's limit; a trial that misses one makes it again."""
+    if inputs.stages:
+        collect(inputs.stages, int(config.stages.limit_gb * GIGABYTE))
 
 
 def tracking_uri(config: SearchConfig, runs: Path) -> str:

@@ -14,7 +14,10 @@ from search.space import Scalar
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial: state in lower case, its last rung's dev accuracy and standard error (0..1), steps, stage seconds."""
+    """One trial: state in lower case, its last rung's dev accuracy and standard error (0..1), steps, stage seconds.
+
+    ``reused`` are the seconds that stages made for other trials had taken, which this one was spared.
+    """
 
     number: int
     state: str
@@ -22,6 +25,7 @@ class TrialRow:
     accuracy: float | None
     accuracy_se: float | None
     seconds: float
+    reused: float
     failure_kind: str
     failure_message: str
     published: bool
@@ -49,6 +53,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         accuracy=last.dev_accuracy if last else None,
         accuracy_se=last.dev_accuracy_se if last else None,
         seconds=sum(sum(report.seconds.values()) for report in reports),
+        reused=sum(sum(report.reused.values()) for report in reports),
         failure_kind=failure.kind if failure else "",
         failure_message=failure.message if failure else "",
         published=studies.is_published(trial),

@@ -44,7 +44,12 @@ def config(**more: Any) -> SearchConfig:
 
 
 def failing(
-    inputs: TrialInputs, config: TrialConfig, seeds: TrialSeeds, workdir: Path, device: str, progress: ProgressCallback
+    inputs: TrialInputs,
+    config: TrialConfig,
+    seeds: tuple[TrialSeeds, ...],
+    workdir: Path,
+    device: str,
+    progress: ProgressCallback,
 ) -> Iterator[RungReport]:
     """The analytic trial, but that three of the four configurations of this file diverge."""
     if config.synthesis.guidance != 2.5:

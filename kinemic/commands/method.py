@@ -31,6 +31,9 @@ def trial(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
 
     with interruptible("finished rungs are kept"), progress_bars() as progress:
         experiment, inputs, device = _prepared(file, settings, runs, device, out, progress)
+        cost = experiment.data.split.cost(trials=1)
+        if cost:
+            click.echo(cost, err=True)
         reports = list(run_trial(inputs, experiment.trial, experiment.seeds, out, device, progress))
     console.print(_rung_table(reports))
     show_warnings(warning for report in reports for warning in report.warnings)
