@@ -176,9 +176,6 @@ def test_too_few_configurations_that_run_are_one_line(tmp_path: Path, prepared: 
     assert "\n" not in str(caught.value)
 
 
-TIED = Correlation(math.nan, math.nan, math.nan)
-
-
 def test_what_each_dev_clip_was_taken_for_is_asked_of_the_judges_that_were_kept(
     tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +198,8 @@ def test_what_each_dev_clip_was_taken_for_is_asked_of_the_judges_that_were_kept(
     assert len({run.tobytes() for row in expected for run in row}) > 1
 
 
-TIED = Correlation(0.9, 0.7, 1.0), Correlation(0.6, -0.1, 0.9), Correlation(0.1, -0.4, 0.4)
+TIED = Correlation(math.nan, math.nan, math.nan)
+SURE, UNSURE, NONE = Correlation(0.9, 0.7, 1.0), Correlation(0.6, -0.1, 0.9), Correlation(0.1, -0.4, 0.4)
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,8 @@ def test_while_luck_is_not_known_nothing_is_stopped() -> None:
 
 
 def test_trials_without_luck_that_are_equal_stay() -> None:
-    scores = np.full((5, 3), 0.1 + 0.2)
-    assert not is_hopeless(np.array([0.3]), scores, P)
+    assert not is_hopeless(np.array([0.5 - 1e-12]), np.full((5, 3), 0.5), P)
+    assert is_hopeless(np.array([0.4]), np.full((5, 3), 0.5), P)
 
 
 @pytest.mark.parametrize(("value", "expected"), [(True, RacingConfig()), (False, None), (None, None)])
