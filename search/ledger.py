@@ -22,6 +22,7 @@ from search.pruners import decide, make_pruner
 from search.resources import Share
 from search.space import Domain, Scalar, suggest
 from search.tracking import Tracker
+from search.variants import enqueue_variants
 
 _MOST_LOSSES = 2  # how often a trial whose worker died is started again from the same rung
 _MOST_BUGS = 3  # in a row, before nothing more is tried
@@ -95,7 +96,7 @@ class Ledger:
         trial = self._reopen(self._again.popleft()) if self._again else self._ask()
         values = suggest(trial, self._space, studies.fixed_values(trial))
         self._open[trial.number] = _Open(trial, share)
-        self._tracker.start_trial(trial.number, values, studies.trial_config(self._config, values))
+        self._start_tracking(trial, values)
         self._changed()
         return Assignment(trial.number, values, share)
 
@@ -145,13 +146,16 @@ class Ledger:
                 studies.tell_failure(self._reopen(trial.number))
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state.is_finished() and not self._tracker.is_ended(trial.number):
-                values = studies.trial_values(trial)
-                self._tracker.start_trial(trial.number, values, studies.trial_config(self._config, values))
+                self._start_tracking(trial, studies.trial_values(trial))
                 for report in studies.reports(trial):
                     self._tracker.log_rung(trial.number, report)
                 failure = studies.failure(trial)
                 status = "FAILED" if failure else _MLFLOW_STATUS[trial.state]
                 self._tracker.end_trial(trial.number, status, self.workdir(trial.number), failure)
+
+    def _start_tracking(self, trial: FrozenTrial | optuna.Trial, values: Mapping[str, Scalar]) -> None:
+        config = studies.trial_config(self._config, values)
+        self._tracker.start_trial(trial.number, values, config, studies.leader(trial))
 
     @property
     def _next_share(self) -> Share:
@@ -169,6 +173,8 @@ class Ledger:
         return self._study.get_trials(deepcopy=False)[number]
 
     def _ask(self) -> optuna.Trial:
+        enqueue_variants(self._study, self._config, self._space)
+        # Enqueued trials have the lowest free numbers and start first, so this is the number of the one to come.
         self._study.sampler = studies.make_sampler(self._config.sampler, self._started)
         self._started += 1
         return self._study.ask()
