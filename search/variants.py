@@ -31,12 +31,12 @@ def enqueue_variants(study: optuna.Study, config: SearchConfig, space: Mapping[s
 
 
 def _leaders_in_need(trials: list[FrozenTrial], dear: set[str], most: int) -> Iterator[FrozenTrial]:
-    """Yield each finished trial that is no variant itself as often as its group lacks variants."""
+    """Yield the first finished trial of each group as often as the group lacks variants; a variant's own lacks none."""
     led = Counter(_group(trials[n], dear) for t in trials if (n := studies.leader(t)) is not None)
     for trial in trials:
         values = studies.trial_values(trial)
         # Where all its cheap paths hang on others that are off, a variant would be the same trial again.
-        if trial.state != TrialState.COMPLETE or studies.leader(trial) is not None or values.keys() <= dear:
+        if trial.state != TrialState.COMPLETE or values.keys() <= dear:
             continue
         group = _group(trial, dear)
         while led[group] < most:
