@@ -199,10 +199,7 @@ def ui(runs: Path, port: int) -> None:
     """Serve the MLflow page of all searches in --runs on this machine, until Ctrl-C."""
     from search.server import serve
 
-    console.print(
-        f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)", soft_wrap=True
-    )
-    serve(runs, port)
+    serve(runs, port, lambda page: console.print(f"{page}  (Ctrl-C ends it)", soft_wrap=True))
 
 
 def _open(name: str, runs: Path) -> tuple[SearchConfig, SearchFolder, optuna.Study]:
