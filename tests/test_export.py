@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
@@ -159,6 +160,34 @@ def test_a_check_takes_the_models_own_few_shots_alone(
         line = "has the classes wave, kick, the model wave, kick, squat"
     assert run(["synth", "check", "--model", str(searched.generator), "--shots", str(tmp_path / "x")]) == 2
     assert line in capsys.readouterr().err
+
+
+def test_the_confirmed_winner_is_exported_and_another_trial_if_it_is_named(searched: Searched, tmp_path: Path) -> None:
+    folder = SearchFolder(searched.runs / "mine")
+    finished = studies.best_trials(studies.open_study(folder.config(), folder.path, searched.study), 3)
+    other = finished[-1].number
+    assert other != searched.number
+    shutil.copyfile(searched.generator, folder.trials / f"{other:04d}" / "generator.safetensors")
+    row = {
+        "key": f"trial_{other}",
+        "title": "x",
+        "baseline": False,
+        "dev_accuracies": [],
+        "dev_mean": 0.5,
+        "dev_se": None,
+    }
+    facts = {"judge": "small", "steps": 1, "repetitions": 2, "judge_seeds": 1, "runs": {}, "rows": [row]}
+    folder.confirmation_file.write_text(json.dumps({"search": "mine", "winner": f"trial_{other}", **facts}))
+    try:
+        assert searched.export(tmp_path / "winner", "--no-register") == 0
+        assert searched.export(tmp_path / "named", "--no-register", "--trial", str(searched.number)) == 0
+    finally:
+        folder.confirmation_file.unlink()
+    for name, number, how in (("winner", other, "confirmed winner"), ("named", searched.number, "as asked for")):
+        config = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
+        assert config["trial"] == number
+        assert how in config["chosen"]
+        assert config["chosen"] in (tmp_path / name / "README.md").read_text()
 
 
 @pytest.fixture
