@@ -1,6 +1,6 @@
 """Before a search: how much of an accuracy is luck, whether early rungs can be trusted, what difference can be seen.
 
-Shapes: R rungs, C configurations, A adaptation seeds, G generation seeds in each, J judge seeds in each.
+Shapes: C configurations, K runs of each, N dev clips.
 """
 
 from __future__ import annotations
@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from kinemic.config import TrialConfig, TrialSeeds
-from kinemic.data.splits import load_trial_data
+import numpy as np
+from numpy.typing import NDArray
+
+from kinemic.config import TrialConfig, TrialSeeds, with_values
+from kinemic.data.splits import TrialData, load_trial_data
 from kinemic.errors import ConfigError
 from kinemic.files import write_text
 from kinemic.progress import Progress, ProgressCallback, silent
@@ -53,7 +56,9 @@ def measure(
     inputs, source_clips = prepared or prepare(config, runs, progress)
     space = resolve_space(config.space, source_clips, config.trial.judge.profile)
     found = draw(config, space, source_clips, design.configurations)
-    rows = plan([contender for contender, _ in found], seeds(config.sampler.seed, design), _place(folder, inputs))
+    keep = {"judge.keep": config.data.split.folds is None}  # what a judge makes of each clip is asked at the end
+    keeping = [replace(contender, config=with_values(contender.config, keep)) for contender, _ in found]
+    rows = plan(keeping, seeds(config.sampler.seed, design), _place(folder, inputs))
     work = Work(inputs, config.trial, config.seeds, folder.trials, run_trial)
     failures = _run(config, design, rows, work, progress, say)
     whole = [
@@ -61,8 +66,10 @@ def measure(
         for contender, values in found
         if contender.key not in failures
     ]
-    dev_clips = sum(len(view.dev) for view in load_trial_data(inputs.trial_data).views)
-    noise = report_of(config, design, whole, tuple(failures.values()), dev_clips)
+    data = load_trial_data(inputs.trial_data)
+    right_CKN = recognised([rows[each.key] for each in whole], data)
+    dev_clips = sum(len(view.dev) for view in data.views)
+    noise = report_of(config, design, whole, tuple(failures.values()), dev_clips, right_CKN)
     write_text(folder.noise_file, noise.model_dump_json(indent=1))
     return noise
 
@@ -104,6 +111,26 @@ def seeds(seed: int, design: Design) -> list[TrialSeeds]:
         own = [fresh_seeds(seed, f"noise {a}", g, design.judges) for g in range(design.generations)]
         found += [each.model_copy(update={"adaptation": own[0].adaptation}) for each in own]
     return found
+
+
+def recognised(rows: Sequence[Sequence[Run]], data: TrialData) -> NDArray[np.float64] | None:
+    """Return how often the judges that were kept recognise each dev clip, (C, K, N) over rows and their runs.
+
+    None where judges were not kept: of k-fold dev, or of trials other than the method's own.
+    """
+    from kinemic.device import resolve_device
+    from kinemic.judges import judge_file, load_judge  # torch
+
+    files = [[[judge_file(run.workdir, j) for j in range(len(run.seeds.judge))] for run in row] for row in rows]
+    if data.folds is not None or not all(path.exists() for row in files for run in row for path in run):
+        return None
+    joints, labels, device = [data.corpus.joints(i) for i in data.dev], data.corpus.labels[data.dev], resolve_device()
+
+    def right(path: Path) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = load_judge(path, device).score(joints)[0].argmax(axis=1) == labels
+        return found
+
+    return np.array([[np.mean([right(path) for path in run], axis=0) for run in row] for row in files])
 
 
 def _run(

@@ -21,7 +21,14 @@ from search.config import SearchConfig
 from search.ranks import Array, Correlation
 from search.replay import Replayed, replay
 from search.space import Scalar
-from search.variance import Component, clip_standard_error, components, detectable, seed_standard_error
+from search.variance import (
+    Component,
+    clip_standard_error,
+    components,
+    detectable,
+    most_clip_standard_error,
+    seed_standard_error,
+)
 
 Worth = Literal["yes", "no", "unknown"]
 
@@ -78,7 +85,7 @@ class Rung(Frozen):
 class Detectable(Frozen):
     """The smallest true difference that is found 8 times in 10 by so many repetitions of both configurations.
 
-    By the seeds alone it holds for these very dev clips; ``with_clips`` for others like them, at most.
+    By the seeds alone it holds for these very dev clips; ``with_clips`` for others like them.
     """
 
     repetitions: int
@@ -94,25 +101,39 @@ class Noise(Frozen):
     pruner: str
     design: Design
     dev_clips: int
-    judge_seeds: int  # of a trial of the search, as in ``detectable``
+    judge_seeds: int  # of a repetition of the search, as in ``detectable``
+    repetitions: int  # of a trial of the search
     configurations: tuple[Configuration, ...]
     failures: tuple[str, ...]
     components: tuple[Component, ...]
     rungs: tuple[Rung, ...]
     pruning: tuple[Pruning, ...]
+    clips: Literal["known", "bound"]  # which were recognised, or the most that ``with_clips`` can be
     detectable: tuple[Detectable, ...]
 
 
 def report_of(
-    config: SearchConfig, design: Design, found: Sequence[Measured], failures: tuple[str, ...], dev_clips: int
+    config: SearchConfig,
+    design: Design,
+    found: Sequence[Measured],
+    failures: tuple[str, ...],
+    dev_clips: int,
+    right_CKN: Array | None,
 ) -> Noise:
-    """Return what configurations that ran on every seed say. Raises KinemicError for fewer than three of them."""
+    """Return what configurations that ran on every seed say. Raises KinemicError for fewer than three of them.
+
+    ``right_CKN`` says how often each dev clip was recognised, None where that is not known.
+    """
     if len(found) < 3:
         raise KinemicError(
             f"{len(found)} configurations ran on every seed, and 3 are the fewest that can be ranked; "
             f"{len(failures)} failed, first {failures[0]}"
         )
     accuracies = np.array([[_rung(each, r, design) for each in found] for r in range(len(config.trial.adapt.rungs))])
+    if right_CKN is None:
+        clips = most_clip_standard_error(float(accuracies[-1].mean()), dev_clips)
+    else:
+        clips = clip_standard_error(right_CKN)
     parts = components(accuracies[-1], numpy_generator(config.sampler.seed, "noise", "components"))
     rungs = _rungs(config, accuracies)
     return Noise(
@@ -122,6 +143,7 @@ def report_of(
         design=design,
         dev_clips=dev_clips,
         judge_seeds=config.judge_seeds,
+        repetitions=len(config.seeds),
         configurations=tuple(
             Configuration(title=each.title, values=dict(each.values), accuracies=accuracies[:, c].tolist())
             for c, each in enumerate(found)
@@ -130,7 +152,8 @@ def report_of(
         components=parts,
         rungs=rungs,
         pruning=_pruning(config, design, found, rungs),
-        detectable=_detectable(config, parts, float(accuracies[-1].mean()), dev_clips),
+        clips="bound" if right_CKN is None else "known",
+        detectable=_detectable(config, parts, clips),
     )
 
 
@@ -205,12 +228,9 @@ def _pruning(
     return tuple(made)
 
 
-def _detectable(
-    config: SearchConfig, parts: tuple[Component, ...], accuracy: float, dev_clips: int
-) -> tuple[Detectable, ...]:
-    clips = clip_standard_error(accuracy, dev_clips)
+def _detectable(config: SearchConfig, parts: tuple[Component, ...], clips: float) -> tuple[Detectable, ...]:
     made = []
-    for repetitions in REPETITIONS:
+    for repetitions in sorted({*REPETITIONS, len(config.seeds)}):
         by_seeds = seed_standard_error(parts, repetitions, config.judge_seeds)
         values = detectable(by_seeds), detectable(by_seeds, clips)
         made.append(Detectable(repetitions=repetitions, by_seeds=values[0], with_clips=values[1]))

@@ -63,10 +63,12 @@ def _detectable(noise: Noise) -> Table:
     table = _table(
         f"smallest difference that is found 8 times in 10, percent points (same seeds, {noise.judge_seeds} judge seeds)"
     )
-    for name in ("repetitions of each", f"on these {noise.dev_clips} dev clips", "on clips like them, at most"):
+    most = ", at most" if noise.clips == "bound" else ""
+    for name in ("repetitions of each", f"on these {noise.dev_clips} dev clips", f"on clips like them{most}"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in noise.detectable:
-        table.add_row(str(row.repetitions), percent(row.by_seeds), percent(row.with_clips))
+        mark = " (this search)" if row.repetitions == noise.repetitions else ""
+        table.add_row(f"{row.repetitions}{mark}", percent(row.by_seeds), percent(row.with_clips))
     return table
 
 

@@ -1,7 +1,7 @@
 """How much of an accuracy is luck: variance components of nested seeds, and the differences that they hide.
 
 Shapes: C configurations, A adaptation seeds, G generation seeds in each adaptation, J judge seeds in each generated
-set; every configuration has the same seeds. Accuracies are shares, 0..1. Pure numpy and scipy.
+set, K runs, N dev clips; every configuration has the same seeds. Accuracies are shares, 0..1. Pure numpy and scipy.
 """
 
 from __future__ import annotations
@@ -63,11 +63,22 @@ def seed_standard_error(found: tuple[Component, ...], repetitions: int, judges: 
     return math.sqrt(2 * max(variance, 0.0))
 
 
-def clip_standard_error(accuracy: float, clips: int) -> float:
-    """Return the most that the choice of dev clips adds to the standard error of a difference of two configurations.
+def clip_standard_error(right_CKN: Array) -> float:
+    """Return the standard error of a difference of two configurations by the choice of clips, the same for both.
 
-    That of two accuracies on clips of their own, sqrt(2 p (1 - p) / N). On the same clips it is less, the more of them
-    both get right or wrong together.
+    ``right_CKN`` says how often each of N dev clips was recognised, by configuration and run; the mean over runs still
+    holds some of their luck, so this is a little too much. It is the root mean square over all pairs.
+    """
+    right_CN = right_CKN.mean(axis=1)
+    one, other = np.triu_indices(len(right_CN), k=1)
+    variances = (right_CN[one] - right_CN[other]).var(axis=1, ddof=1) / right_CN.shape[1]
+    return math.sqrt(float(variances.mean()))
+
+
+def most_clip_standard_error(accuracy: float, clips: int) -> float:
+    """Return the most that it can be where it is not known which clips were recognised, sqrt(2 p (1 - p) / N).
+
+    That of two accuracies on clips of their own. On the same clips it is less, the more both get right or wrong alike.
     """
     return math.sqrt(2 * accuracy * (1 - accuracy) / clips)
 

@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,18 @@ import numpy as np
 import pytest
 from ray import cloudpickle
 
+from kinemic import classify
 from kinemic.cli import run as command
-from kinemic.config import TrialConfig, TrialSeeds
+from kinemic.config import JudgeConfig, TrialConfig, TrialSeeds
 from kinemic.data.splits import load_trial_data
 from kinemic.errors import ConfigError, DivergedError, KinemicError
+from kinemic.judges import judge_file, save_judge
 from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.report import RungReport, TrialInputs
+from search.again import Run
 from search.config import SearchConfig, validate
 from search.folder import dump
-from search.noise import draw, measure, seeds
+from search.noise import draw, measure, recognised, seeds
 from search.noise_report import Design, Noise, verdict
 from search.ranks import Correlation
 from search.replay import Replayed
@@ -173,7 +177,31 @@ def test_too_few_configurations_that_run_are_one_line(tmp_path: Path, prepared: 
 
 
 TIED = Correlation(math.nan, math.nan, math.nan)
-SURE, UNSURE, NONE = Correlation(0.9, 0.7, 1.0), Correlation(0.6, -0.1, 0.9), Correlation(0.1, -0.4, 0.4)
+
+
+def test_what_each_dev_clip_was_taken_for_is_asked_of_the_judges_that_were_kept(
+    tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = replace(classify.PROFILES["demo"], epochs=1, least_updates=0)
+    monkeypatch.setitem(classify.PROFILES, "demo", quick)
+    data, judge = load_trial_data(prepared[0].trial_data), JudgeConfig(profile="demo")
+    labels, classes = data.corpus.labels, data.corpus.classes
+    joints, own = [data.corpus.joints(i) for i in data.train], labels[data.train]
+    rows = [[Run(TrialConfig(), TrialSeeds(judge=(0, 1)), tmp_path / f"{c}-{k}") for k in range(3)] for c in range(2)]
+    expected = np.zeros((2, 3, len(data.dev)))
+    for seed, (c, k, j) in enumerate(np.ndindex(2, 3, 2)):
+        assert recognised(rows, data) is None  # one is not there yet
+        trained = classify.train_classifier(joints, own, len(classes), judge, seed)
+        save_judge(trained, judge_file(rows[c][k].workdir, j), classes, seed)
+        taken_for = trained.score([data.corpus.joints(i) for i in data.dev])[0].argmax(axis=1)
+        expected[c, k] += (taken_for == labels[data.dev]) / 2
+    found = recognised(rows, data)
+    assert found is not None
+    assert found.tolist() == expected.tolist()
+    assert len({run.tobytes() for row in expected for run in row}) > 1
+
+
+TIED = Correlation(0.9, 0.7, 1.0), Correlation(0.6, -0.1, 0.9), Correlation(0.1, -0.4, 0.4)
 
 
 @pytest.mark.parametrize(
@@ -211,5 +239,6 @@ def test_the_command_shows_what_was_measured_and_computes_nothing_again(
     lines = shown.out.splitlines()
     assert [line.split()[0] for line in lines[2:6]] == ["configuration", "adaptation", "generation", "judge"]
     assert any(line.startswith("successive_halving pruning at 4 and 8 steps: ") for line in lines)
-    assert lines[-1].split()[0] == "10"  # repetitions
+    assert [line.split()[0] for line in lines[-5:]] == ["1", "2", "3", "5", "10"]  # repetitions
+    assert "1 (this search)" in lines[-5]
     assert computed(runs) == before

@@ -7,7 +7,15 @@ import pytest
 from numpy.typing import NDArray
 
 from search.statistics import smallest_detectable
-from search.variance import SOURCES, Component, clip_standard_error, components, detectable, seed_standard_error
+from search.variance import (
+    SOURCES,
+    Component,
+    clip_standard_error,
+    components,
+    detectable,
+    most_clip_standard_error,
+    seed_standard_error,
+)
 
 Array = NDArray[np.float64]
 
@@ -82,13 +90,25 @@ def test_the_error_of_a_difference_is_that_of_simulated_differences() -> None:
     assert seed_standard_error(known(*deviations), 3, 2) == pytest.approx((ours - theirs).std(), rel=0.05)
 
 
-def test_clips_add_at_most_their_binomial_error_and_less_where_both_agree() -> None:
+def recognised(rng: np.random.Generator, clips: int, alike: float) -> Array:
+    """Return what 3 configurations with 40 runs make of clips, whose difficulty is alike for all of them or not."""
+    own, shared = rng.random((3, 1, clips)), rng.random((1, 1, clips))
+    return (rng.random((3, 40, clips)) < alike * shared + (1 - alike) * own).astype(float)
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.5])
+def test_the_error_by_clips_is_that_of_other_clips_and_less_where_configurations_are_alike(alike: float) -> None:
     rng, clips = np.random.default_rng(0), 50
-    apart = rng.random((2, 4000, clips)) < 0.8
-    spread = np.subtract(*apart.mean(axis=2)).std()
-    assert clip_standard_error(0.8, clips) == pytest.approx(spread, rel=0.05)
-    apart[1, :, :40] = apart[0, :, :40]
-    assert np.subtract(*apart.mean(axis=2)).std() < 0.6 * clip_standard_error(0.8, clips)
+    sets = [recognised(rng, clips, alike) for _ in range(150)]
+    spread = np.std([x.mean(axis=(1, 2))[0] - x.mean(axis=(1, 2))[1] for x in sets])
+    assert np.mean([clip_standard_error(x) for x in sets]) == pytest.approx(spread, rel=0.15)
+    assert clip_standard_error(recognised(rng, 2000, 1.0)) < 0.3 * clip_standard_error(recognised(rng, 2000, 0.0))
+
+
+def test_clips_add_at_most_their_binomial_error() -> None:
+    rng, clips = np.random.default_rng(0), 50
+    apart = (rng.random((2, 4000, clips)) < 0.8).mean(axis=2)
+    assert most_clip_standard_error(0.8, clips) == pytest.approx((apart[0] - apart[1]).std(), rel=0.05)
 
 
 def test_errors_of_seeds_and_of_clips_add_as_variances() -> None:
