@@ -42,9 +42,9 @@ from kinemic.material import Material, mine_pools, start_adaptation
 from kinemic.mining import MiningResult, Pool
 from kinemic.motion import features_to_joints
 from kinemic.report import mean, shown, standard_error
+from kinemic.scoring import score_on
 from kinemic.seeding import numpy_generator
 from kinemic.synthesis import Synthetic, synthesise
-from kinemic.trial import score
 
 EXPERIMENT = Path(__file__).parent.parent / "examples" / "demo.yaml"
 # The demo is cut to minutes. Here prior and adaptation get the steps that it takes to see a difference at all. The
@@ -153,7 +153,12 @@ def random_pools(seed: int) -> Verdict:
 
 def accuracy(m: Material, made: Synthetic | None, seed: int) -> float:
     """Mean dev accuracy over the judge seeds."""
-    return mean([v.accuracy for v in score(m, made, trial_config(), [derive(seed, j) for j in range(JUDGES)], "cpu")])
+    return mean(
+        [
+            v.accuracy
+            for v in score_on(m.data, made, trial_config().judge, [derive(seed, j) for j in range(JUDGES)], "cpu")
+        ]
+    )
 
 
 def verdict(m: Material, made: Synthetic, seed: int, run: int = 0) -> Verdict:

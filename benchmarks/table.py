@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ from kinemic.errors import ConfigError, KinemicError
 from kinemic.files import write_text
 from kinemic.inputs import prepare_inputs
 from kinemic.report import RungReport, TrialInputs, mean
+from kinemic.trial import run_trial
 from search.config import SearchConfig, load
 from search.space import Domain, Scalar, dear_paths, published_values, resolve_space, suggest
 
@@ -31,6 +33,7 @@ ROOT = Path(__file__).parent.parent
 SEARCH = ROOT / "examples" / "demo.yaml"
 SETTINGS = ("trial.adapt.rungs=[25, 50, 100]",)
 FILE = ROOT / "benchmarks" / "table.json"
+SHARED = ("mine", "adapt")  # stages that configurations with the same dear values share
 
 
 class Rung(Frozen):
@@ -121,42 +124,44 @@ def plan(
 
 
 def run_group(inputs: TrialInputs, trials: Mapping[int, TrialConfig], seed: int) -> list[Run]:
-    """Run the configurations of a group one after another under one pair of seeds, with judges of their own."""
+    """Run the configurations of a group one after another under one pair of seeds, with judges of their own.
+
+    They share stages with each other alone, so that what a reused stage took is known.
+    """
     seeds = TrialSeeds(adaptation=seed, generation=seed, judge=(2 * seed, 2 * seed + 1))
     runs, made = list[Run](), dict[int, dict[str, float]]()
-    for number, config in trials.items():
-        rungs, failure = list[Rung](), ""
-        try:
-            for report, share in reports(inputs, config, seeds):
-                seconds = unshared(report, share, made.get(report.steps, {}))
-                made.setdefault(report.steps, seconds)
-                rungs.append(Rung(steps=report.steps, accuracies=report.accuracies, seconds=seconds))
-        except KinemicError as error:
-            failure = f"{type(error).__name__}: {error}"
-        runs.append(Run(configuration=number, seed=seed, rungs=tuple(rungs), failure=failure))
+    with TemporaryDirectory() as stages:
+        inputs = replace(inputs, stages=Path(stages))
+        for number, config in trials.items():
+            rungs, failure = list[Rung](), ""
+            try:
+                for report, share in reports(inputs, config, seeds):
+                    seconds = unshared(report, share, made.get(report.steps, {}))
+                    made.setdefault(report.steps, seconds)
+                    rungs.append(Rung(steps=report.steps, accuracies=report.accuracies, seconds=seconds))
+            except KinemicError as error:
+                failure = f"{type(error).__name__}: {error}"
+            runs.append(Run(configuration=number, seed=seed, rungs=tuple(rungs), failure=failure))
     return runs
 
 
 def reports(inputs: TrialInputs, config: TrialConfig, seeds: TrialSeeds) -> Iterator[tuple[RungReport, float]]:
     """Yield each rung of a trial and the share of a core that it got: the machine may have other work."""
-    from kinemic.trial import run_trial
-
     with TemporaryDirectory() as workdir:
         wall, core = time.perf_counter(), time.process_time()
-        for report in run_trial(inputs, config, seeds, Path(workdir)):
+        for report in run_trial(inputs, config, (seeds,), Path(workdir)):
             share = (time.process_time() - core) / (time.perf_counter() - wall)
             yield report, min(share, 1.0)
             wall, core = time.perf_counter(), time.process_time()
 
 
 def unshared(report: RungReport, share: float, made: Mapping[str, float]) -> dict[str, float]:
-    """Return a rung's seconds of a core by stage, as if no stage had been shared.
+    """Return a rung's seconds of a core by stage as if nothing had been shared.
 
-    A stage that was reused costs what it did where it was ``made``; one made before this recording, what it says.
+    A reused stage costs what it did where it was ``made``; where that run failed, what the store says of it.
     """
     seconds = {stage: value * share for stage, value in report.seconds.items()}
-    for stage, value in getattr(report, "reused", {}).items():
-        seconds[stage] = made.get(stage, seconds.get(stage, 0.0) + value)
+    seconds |= {stage: made.get(stage, value) for stage, value in report.reused.items() if stage in SHARED}
     return {stage: round(value, 4) for stage, value in seconds.items()}
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,9 @@ KIND = "adaptation"
 
 class Adaptation:
     """A prior being adapted to few-shot classes; ``step`` counts the optimiser steps done.
+
+    ``totals`` are the sums of the loss and of each term over all steps, ``seconds`` what those steps took; both are
+    kept with a saved step, whoever did it.
 
     A batch holds ``adapt.batch_size`` few-shot clips, cut from an endless row of reshuffled passes over all of them. So
     every pass shows each clip once, and a clip comes twice in a batch only where the batch spans two passes, as it must
@@ -67,6 +72,8 @@ class Adaptation:
         self.streams = self._build_streams().to(device)
         self.bank = MemoryBank(loss.bank_size, prior.config.width, device)
         self.step = 0
+        self.totals: dict[str, float] = {}
+        self.seconds = 0.0
         self._data = torch.Generator()
         self._noise = torch.Generator(device)
         self._trained = {name: p for name, p in self.streams.named_parameters() if p.requires_grad}
@@ -80,14 +87,13 @@ class Adaptation:
 
         Raises DivergedError naming the step and the term that became NaN or infinite.
         """
-        sums: dict[str, float] = {}
-        first = self.step
+        first, before, start = self.step, self.totals, time.perf_counter()
         while self.step < until:
             values = self._train_step()
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value
+            self.totals = {name: self.totals.get(name, 0.0) + value for name, value in values.items()}
             progress(Progress("adapt", self.step, until, values))
-        return {name: value / (self.step - first) for name, value in sums.items()}
+        self.seconds += time.perf_counter() - start
+        return {name: (total - before.get(name, 0.0)) / (self.step - first) for name, total in self.totals.items()}
 
     def generator(self) -> MDM:
         """Return the adapted model as a plain one (text and action), LoRA merged, in evaluation mode.
@@ -108,7 +114,8 @@ class Adaptation:
             tensors |= {f"optimiser.{name}.{key}": value for key, value in self._optimiser.state[p].items()}
         tensors |= {f"average.{name}": value for name, value in self._average.items()}
         tensors |= {"bank.embeddings": self.bank.embeddings_ND, "bank.labels": self.bank.labels_N}
-        checkpoint.save(path, tensors, {**self._identity(), "step": self.step, "version": __version__})
+        done = {"step": self.step, "totals": self.totals, "seconds": self.seconds}
+        checkpoint.save(path, tensors, {**self.identity, **done, "version": __version__})
 
     def restore(self, path: Path) -> None:
         """Continue from a saved step, with the same numbers as if never stopped.
@@ -116,7 +123,7 @@ class Adaptation:
         Raises CheckpointError where the file belongs to another prior, text encoder, width, configuration or seed.
         """
         tensors, meta = checkpoint.load(path)
-        checkpoint.require(meta, self._identity(), path)
+        checkpoint.require(meta, self.identity, path)
         with torch.no_grad():
             for name, p in self._trained.items():
                 p.copy_(tensors[f"trained.{name}"])
@@ -127,7 +134,7 @@ class Adaptation:
         self._optimiser.load_state_dict(state)
         self.bank.embeddings_ND = tensors["bank.embeddings"].to(self.device)
         self.bank.labels_N = tensors["bank.labels"].to(self.device)
-        self.step = int(meta["step"])
+        self.step, self.totals, self.seconds = int(meta["step"]), dict(meta["totals"]), float(meta["seconds"])
 
     def _build_streams(self) -> TwoStreams:
         def seeded(name: str) -> int:
@@ -180,8 +187,9 @@ class Adaptation:
             source = self.source.batch(self.pools.draw(self.few_shot.labels[indices], rng), rng)
         return target, source, t_B.to(self.device), drop_2B.to(self.device)
 
-    def _identity(self) -> dict[str, Any]:
-        """What a checkpoint must share with this run, most telling first."""
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a saved step must share with this run, beside the clips; most telling first."""
         return {
             "kind": KIND,
             "model": self.prior.config.model_dump(mode="json"),

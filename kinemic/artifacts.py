@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kinemic.files import replacing, write_text
+from kinemic.metrics import per_class_accuracy
 from kinemic.mining import pool_table
 from kinemic.motion import features_to_joints
 from kinemic.render import gif, in_place
@@ -19,7 +21,6 @@ from kinemic.synthesis import Synthetic, synthesise
 
 if TYPE_CHECKING:
     from kinemic.bundle import GeneratorBundle
-    from kinemic.classify import JudgeReport
     from kinemic.material import Material
     from kinemic.mining import MiningResult
 
@@ -35,21 +36,22 @@ def write_artifacts(
     mined: MiningResult | None,
     bundle: GeneratorBundle,
     synthetic: Synthetic,
-    verdicts: list[JudgeReport],
 ) -> None:
-    """Write ``pools.json``, ``clips.gif`` and what ``write_scores`` writes into a folder."""
+    """Write ``pools.json`` and ``clips.gif`` into a folder."""
     corpus = material.data.corpus
     if mined is not None:
         rows = pool_table(mined, material.source, corpus.classes, corpus.class_captions)
         write_text(folder / "pools.json", json.dumps(rows, indent=1))
-    write_scores(folder, corpus.classes, verdicts)
     clips_gif(folder / "clips.gif", material, bundle, synthetic)
 
 
-def write_scores(folder: Path, classes: tuple[str, ...], verdicts: list[JudgeReport]) -> None:
-    """Write ``per_class.json``, ``confusion.json`` and ``confusion.png``, over all judge seeds, into a folder."""
-    confusion = np.sum([v.confusion for v in verdicts], axis=0)
-    write_text(folder / "per_class.json", json.dumps(class_table(classes, verdicts), indent=1))
+def write_scores(folder: Path, classes: tuple[str, ...], confusions: Sequence[np.ndarray]) -> None:
+    """Write ``per_class.json``, ``confusion.json`` and ``confusion.png`` into a folder.
+
+    ``confusions`` (C, C) are counts, rows the truth, one a judge seed of every repetition.
+    """
+    confusion = np.sum(confusions, axis=0)
+    write_text(folder / "per_class.json", json.dumps(class_table(classes, confusions), indent=1))
     write_text(
         folder / "confusion.json", json.dumps({"classes": classes, "rows_are_truth": confusion.tolist()}, indent=1)
     )
@@ -57,13 +59,13 @@ def write_scores(folder: Path, classes: tuple[str, ...], verdicts: list[JudgeRep
         confusion_figure(confusion, classes).savefig(path, dpi=100, format="png")
 
 
-def class_table(classes: tuple[str, ...], verdicts: list[JudgeReport]) -> list[dict[str, Any]]:
+def class_table(classes: tuple[str, ...], confusions: Sequence[np.ndarray]) -> list[dict[str, Any]]:
     """Return one row per class: dev accuracy (0..1) and its standard error over judge seeds, clips, usual mistake."""
-    confusion = np.sum([v.confusion for v in verdicts], axis=0)
+    confusion = np.sum(confusions, axis=0)
     rows = []
     for label, name in enumerate(classes):
-        clips = int(confusion[label].sum()) // len(verdicts)
-        accuracies = [float(v.per_class[label]) for v in verdicts]
+        clips = int(confusion[label].sum()) // len(confusions)
+        accuracies = [float(per_class_accuracy(each)[label]) for each in confusions]
         wrong = np.where(np.arange(len(classes)) == label, 0, confusion[label])
         rows.append(
             {

@@ -25,15 +25,16 @@ CLIPS_PER_CLASS = 4  # enough to see a class that fails, few enough for a laptop
 class Verdict:
     """What one judge, trained on the real few shots alone, recognises (shares 0..1).
 
-    ``recognised`` is of the generated clips, ``by_class`` the same by class, ``recognised_dev`` of the real dev clips:
-    a judge that does not know those can't be asked about generated ones. ``chance`` is 1 over the number of classes.
+    ``recognised`` is of the generated clips, ``by_class`` the same by class, ``recognised_dev`` of the real dev clips
+    (None where there are none): a judge that does not know those can't be asked about generated ones. ``chance`` is 1
+    over the number of classes.
     """
 
     profile: str
     seed: int
     recognised: float
     by_class: dict[str, float]
-    recognised_dev: float
+    recognised_dev: float | None
     chance: float
 
 
@@ -68,10 +69,8 @@ class BundleCheck:
         if self.verdict is None:
             return made + "not judged, the few shots are not at hand"
         v = self.verdict
-        return made + (
-            f"judge {v.profile} recognises {v.recognised:.0%} of them "
-            f"({v.recognised_dev:.0%} of the real dev clips, chance {v.chance:.0%})"
-        )
+        dev = "" if v.recognised_dev is None else f"{v.recognised_dev:.0%} of the real dev clips, "
+        return made + f"judge {v.profile} recognises {v.recognised:.0%} of them ({dev}chance {v.chance:.0%})"
 
 
 def check_bundle(
@@ -123,12 +122,15 @@ def _judge(
     real = [corpus.joints(i) for i in data.train]
     judge = train_classifier(real, corpus.labels[data.train], len(corpus.classes), config, seed, device, progress)
     right = judge.score(joints)[0].argmax(axis=1) == labels
-    right_dev = judge.score([corpus.joints(i) for i in data.dev])[0].argmax(axis=1) == corpus.labels[data.dev]
+    dev = data.dev
+    right_dev = (
+        judge.score([corpus.joints(i) for i in dev])[0].argmax(axis=1) == corpus.labels[dev] if len(dev) else None
+    )
     return Verdict(
         profile=config.profile,
         seed=seed,
         recognised=float(right.mean()),
         by_class={name: float(right[labels == c].mean()) for c, name in enumerate(corpus.classes)},
-        recognised_dev=float(right_dev.mean()),
+        recognised_dev=None if right_dev is None else float(right_dev.mean()),
         chance=1 / len(corpus.classes),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kinemic.errors import ConfigError
 
@@ -81,6 +81,8 @@ Reader = Annotated[
 class SplitConfig(Frozen):
     """Which target clips are the few shots (train) and which score a trial (dev); the test split has no place here.
 
+    Without dev clips, ``folds`` says in how many parts the shots are held out in turn: every trial then adapts,
+    generates and classifies once a fold, and once more with all shots for the generator that it leaves.
     Either by drawing (``shots`` clips a class of ``train_subjects``, all clips of ``dev_subjects``) or by lists; with a
     ``train`` list and ``shots``, the shots are drawn from the list.
     """
@@ -92,15 +94,28 @@ class SplitConfig(Frozen):
     dev_subjects: tuple[str, ...] | None = None
     train: IdList | None = None
     dev: IdList | None = None
+    folds: int | None = Field(None, ge=2)  # dev is k-fold over the few shots, for who has nothing beyond them
 
     @model_validator(mode="after")
     def _one_way(self) -> SplitConfig:
+        if self.folds is not None and (self.dev is not None or self.dev_subjects is not None):
+            raise ValueError("give folds (dev is held out of the few shots) or dev clips, not both")
         if self.train is not None and self.train_subjects is not None:
             raise ValueError("give train (a list of ids) or train_subjects (to draw shots from), not both")
         shared = set(self.train_subjects or ()) & set(self.dev_subjects or ())
         if shared:
             raise ValueError(f"subjects {sorted(shared)} are in train and in dev; a dev subject must be unseen")
         return self
+
+    def cost(self, trials: int) -> str:
+        """Return what k-fold dev costs, a line to show before it starts; empty without folds."""
+        if self.folds is None:
+            return ""
+        return (
+            f"dev is {self.folds}-fold: each of {trials} trials adapts, generates and classifies {self.folds} times, "
+            f"and adapts and generates once more with all shots: {trials * (self.folds + 1)} adaptations a repetition; "
+            f"a split with dev clips of its own would take {trials}"
+        )
 
 
 class DataConfig(Frozen):
@@ -288,7 +303,7 @@ class TrialConfig(Frozen):
 
 
 class TrialSeeds(Frozen):
-    """The seeds of one trial: one adaptation and synthesis, scored by the judge once per judge seed."""
+    """The seeds of one repetition of a trial: one adaptation and synthesis, scored once per judge seed."""
 
     adaptation: int = 0
     generation: int = 0
@@ -302,7 +317,26 @@ class ExperimentConfig(Frozen):
     text: TextConfig = TfidfConfig()
     prior: PriorConfig
     trial: TrialConfig = TrialConfig()
-    seeds: TrialSeeds = TrialSeeds()
+    seeds: tuple[TrialSeeds, ...] = Field((TrialSeeds(),), min_length=1)  # one a repetition, the same for every trial
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _one_repetition(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict | TrialSeeds) else value
+
+    @field_validator("seeds")
+    @classmethod
+    def _comparable(cls, seeds: tuple[TrialSeeds, ...]) -> tuple[TrialSeeds, ...]:
+        if len({len(each.judge) for each in seeds}) > 1:
+            raise ValueError(f"judge seeds by repetition: {[len(each.judge) for each in seeds]}; give each as many")
+        if len({(each.adaptation, each.generation) for each in seeds}) < len(seeds):
+            raise ValueError("two repetitions have the same adaptation and generation seed; give each its own")
+        return seeds
+
+    @property
+    def judge_seeds(self) -> int:
+        """How often each repetition is judged."""
+        return len(self.seeds[0].judge)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from kinemic.pretrain import pretrain
 from kinemic.prior import load_prior
 from kinemic.progress import ProgressCallback, silent
 from kinemic.report import TrialInputs
+from kinemic.store import STAGES
 from kinemic.text import CachedEncoder, TextEncoder, build_encoder, load_encoder, save_encoder
 
 
@@ -35,7 +36,7 @@ def prepare_inputs(
     encoder, encoder_folder = prepare_encoder(experiment.text, source, root, device)
     check_captions(encoder, source, Corpus.open(trial_data))
     prior = prepare_prior(experiment.prior, source, encoder, root, device, progress)
-    return TrialInputs(source.path, trial_data, prior, encoder_folder, root / "captions")
+    return TrialInputs(source.path, trial_data, prior, encoder_folder, root / "captions", root / STAGES)
 
 
 def prepare_trial_data(data: DataConfig, root: Path, progress: ProgressCallback = silent) -> Path:
@@ -105,7 +106,9 @@ def prepare_encoder(config: TextConfig, source: Corpus, root: Path, device: str)
 def _split_key(target: Corpus, split: SplitConfig) -> str:
     """Name a split by its clips, so that an edited list of ids is another split."""
     chosen = choose(target, split)
-    return _key(SPLIT_VERSION, target.content_hash, chosen.classes, chosen.train.tolist(), chosen.dev.tolist())
+    sides = [chosen.train.tolist(), chosen.dev.tolist()]
+    folds = [] if chosen.folds is None else [chosen.folds.tolist()]
+    return _key(SPLIT_VERSION, target.content_hash, chosen.classes, *sides, *folds)
 
 
 def _key(*parts: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,17 @@ class TrialInputs:
     prior: Path  # prior checkpoint
     encoder: Path  # folder of a saved text encoder
     cache: Path  # folder of cached caption embeddings
+    stages: Path | None = None  # folder of stages that trials share; None: each trial keeps its own
 
 
 @dataclass(frozen=True)
 class RungReport:
-    """One scored rung of a trial: budget in steps, dev accuracy (0..1) per judge seed, losses, seconds by stage."""
+    """One scored rung of a trial: budget in steps, dev accuracies (0..1), losses, seconds by stage.
+
+    A trial's first repetition is scored at every rung, each further one at the last rung alone. ``accuracies`` hold all
+    that is known at the rung: repetition by repetition, one value per judge seed; ``losses`` and ``seconds`` are of
+    this report's own repetition. ``reused`` holds what stages that were found ready had cost when they were made.
+    """
 
     rung: int
     steps: int
@@ -36,16 +42,39 @@ class RungReport:
     device: str
     peak_memory_mb: float
     warnings: tuple[str, ...] = ()  # settings that were clamped or ignored, pools that fell back
+    repetition: int = 0
+    repetitions: int = 1
+    reused: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """A number that no other report of the trial has, and that rises: the steps, then one more a repetition."""
+        return self.steps + self.repetition
+
+    @property
+    def last(self) -> bool:
+        """Whether the trial is over with this report."""
+        return self.steps == self.total_steps and self.repetition == self.repetitions - 1
+
+    @property
+    def by_repetition(self) -> tuple[tuple[float, ...], ...]:
+        """The accuracies of each repetition so far."""
+        judges = len(self.accuracies) // (self.repetition + 1)
+        return tuple(self.accuracies[k * judges : (k + 1) * judges] for k in range(self.repetition + 1))
 
     @property
     def dev_accuracy(self) -> float:
-        """Mean dev accuracy over the judge seeds."""
+        """Mean dev accuracy over repetitions and judge seeds."""
         return mean(self.accuracies)
 
     @property
     def dev_accuracy_se(self) -> float | None:
-        """Standard error of that mean; None with one seed, where nothing is known of it."""
-        return standard_error(self.accuracies)
+        """Standard error of that mean, over repetitions, or over the judge seeds of the only one; None for one value.
+
+        Judge seeds of one repetition share their generator, so they are no repetitions of their own.
+        """
+        repetitions = self.by_repetition
+        return standard_error(repetitions[0] if len(repetitions) == 1 else [mean(each) for each in repetitions])
 
     def to_json(self) -> str:
         """Return the report as one JSON object."""

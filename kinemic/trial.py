@@ -1,255 +1,215 @@
-"""One trial: mine, adapt, synthesise, classify on dev, once per rung. Nothing here knows that it is being searched."""
+"""One trial: mine, adapt, synthesise, classify on dev, once per rung. Nothing here knows that it is being searched.
+
+A trial has one view of the clips, its few shots and its dev clips; or, where dev is k-fold, one a fold, each adapted to
+the other folds' shots and scored on its own, and what they say is pooled.
+"""
 
 from __future__ import annotations
 
-import time
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kinemic.adapt import Adaptation
 from kinemic.artifacts import write_artifacts, write_scores
 from kinemic.baselines import baseline_clips
-from kinemic.bundle import FILE_NAME, GeneratorBundle
-from kinemic.classify import JudgeReport, judge, limit_generated
-from kinemic.config import JudgeConfig, TrialConfig, TrialSeeds
+from kinemic.bundle import FILE_NAME
+from kinemic.classify import Classifier, limit_generated
+from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.splits import TrialData
 from kinemic.device import peak_memory_mb, reset_peak_memory
 from kinemic.files import write_text
 from kinemic.judges import judge_file, save_judge
-from kinemic.material import Material, mine_pools, start_adaptation
+from kinemic.material import Material
 from kinemic.mining import MiningResult
-from kinemic.motion import features_to_joints
-from kinemic.progress import Progress, ProgressCallback, silent
-from kinemic.report import RungReport, TrialInputs
+from kinemic.progress import ProgressCallback, silent
+from kinemic.report import RungReport, TrialInputs, mean
+from kinemic.stages import Clock, Stages
+from kinemic.store import STAGES, StageStore
 from kinemic.synthesis import Synthetic
 from kinemic.workdir import check, claim, identity
 
-
-@dataclass
-class Clock:
-    """Seconds by stage, added up."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def time(self, stage: str) -> _Lap:
-        """Return a context that adds its duration to a stage."""
-        return _Lap(self, stage)
-
-
-@dataclass
-class _Lap:
-    clock: Clock
-    stage: str
-    start: float = 0.0
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.clock.seconds[self.stage] = self.clock.seconds.get(self.stage, 0.0) + time.perf_counter() - self.start
+Confusions = list[NDArray[np.int64]]  # (C, C) counts, rows the truth, one a judge seed
 
 
 def run_trial(
     inputs: TrialInputs,
     config: TrialConfig,
-    seeds: TrialSeeds,
+    seeds: Sequence[TrialSeeds],
     workdir: Path,
     device: str = "cpu",
     progress: ProgressCallback = silent,
 ) -> Iterator[RungReport]:
-    """Yield one report per rung; rungs that ``workdir`` already holds are yielded first and not run again.
+    """Yield a report per rung, then one per further repetition; those that ``workdir`` holds come first, as they are.
 
     With ``synthesis.clips_per_class`` 0 the trial is the judge on real clips alone, with another ``synthesis.source``
-    on those and the clips of a baseline, each as one report. A trial that stopped anywhere continues from its last
-    whole rung with the same numbers. Raises DivergedError, DataError, CheckpointError, and ConfigError for a
+    on those and the clips of a baseline, each scored once a repetition. A trial that stopped anywhere continues from
+    its last whole rung with the same numbers. Raises DivergedError, DataError, CheckpointError, and ConfigError for a
     ``workdir`` of another trial: other settings, seeds or inputs.
     """
     mark = identity(inputs, config, seeds)
     check(workdir, mark)
-    stored = stored_reports(workdir, config)
-    yield from stored
-    if stored and stored[-1].steps == stored[-1].total_steps:
+    reports = stored_reports(workdir, config, len(seeds))
+    yield from reports
+    if reports and reports[-1].last:
         return
     reset_peak_memory(device)
     material = Material.open(inputs, device)
     claim(workdir, mark)
-    if not config.adapts:
-        yield _without_adapting(material, config, seeds, workdir, device, progress)
-        return
-    clock, mined = Clock(), None
-    if config.loss.mines:
-        with clock.time("mine"):
-            mined = mine_pools(material, config.mining)
-    with clock.time("load"):
-        adaptation = start_adaptation(material, mined, config, seeds, device)
-    if stored:
-        adaptation.restore(_rung_folder(workdir, stored[-1].steps) / "adaptation.safetensors")
-    for steps in config.adapt.rungs[len(stored) :]:
-        yield _run_rung(material, mined, adaptation, steps, config, seeds, workdir, clock, progress)
-        clock = Clock()
+    store = StageStore(inputs.stages or workdir / STAGES)
+    yield from _Trial(material, config, tuple(seeds), workdir, store, device, progress).go_on(reports)
 
 
-def stored_reports(workdir: Path, config: TrialConfig) -> list[RungReport]:
-    """Return the reports of the rungs that are whole on disk, in order."""
+def stored_reports(workdir: Path, config: TrialConfig, repetitions: int) -> list[RungReport]:
+    """Return the reports that are whole on disk, in order."""
     reports = []
-    for steps in config.scored_rungs:
-        file = _rung_folder(workdir, steps) / "report.json"
+    for repetition, steps in _schedule(config, repetitions):
+        file = _folder(workdir, repetition, steps) / "report.json"
         if not file.exists():
             break
         reports.append(RungReport.from_json(file.read_text(encoding="utf-8")))
     return reports
 
 
-def score(
-    material: Material,
-    synthetic: Synthetic | None,
-    config: TrialConfig,
-    judge_seeds: Sequence[int],
-    device: str,
-    progress: ProgressCallback = silent,
-) -> list[JudgeReport]:
-    """Train the judge on real + generated clips once per seed and score it on dev; see ``score_on``."""
-    return score_on(material.data, synthetic, config.judge, judge_seeds, device, progress)
+@dataclass(frozen=True)
+class _Scored:
+    """What one rung of one repetition gave."""
+
+    confusions: Confusions  # pooled over the views
+    losses: dict[str, float]
+    mined: MiningResult | None
+    made: Synthetic | None  # of the first view, as the judges
+    judges: list[Classifier]
 
 
-def score_on(
-    data: TrialData,
-    synthetic: Synthetic | None,
-    config: JudgeConfig,
-    judge_seeds: Sequence[int],
-    device: str,
-    progress: ProgressCallback = silent,
-) -> list[JudgeReport]:
-    """Train the judge on real + generated clips once per seed and score it on dev; real clips always stay in."""
-    corpus, train, dev = data.corpus, data.train, data.dev
-    joints = [corpus.joints(i) for i in train]
-    labels = corpus.labels[train]
-    if synthetic is not None:
-        taken, _ = limit_generated(synthetic.labels, config.profile)
-        joints += [features_to_joints(synthetic.features[i]) for i in taken]
-        labels = np.concatenate([labels, synthetic.labels[taken]])
-    dev_joints = [corpus.joints(i) for i in dev]
-    dev_labels, classes, real = corpus.labels[dev], len(corpus.classes), len(train)
-    reports = []
-    for n, seed in enumerate(judge_seeds):
-        progress(Progress("classify", n, len(judge_seeds)))
-        reports.append(judge(joints, labels, dev_joints, dev_labels, classes, config, seed, device, real=real))
-    progress(Progress("classify", len(judge_seeds), len(judge_seeds)))
-    return reports
+@dataclass(frozen=True)
+class _Trial:
+    material: Material
+    config: TrialConfig
+    seeds: tuple[TrialSeeds, ...]
+    workdir: Path
+    store: StageStore
+    device: str
+    progress: ProgressCallback
+
+    def go_on(self, done: Sequence[RungReport]) -> Iterator[RungReport]:
+        """Yield the reports that are missing, each when its files are written."""
+        views: list[Stages] = []
+        schedule = _schedule(self.config, len(self.seeds))
+        for place, (repetition, steps) in enumerate(schedule):
+            if place < len(done):
+                continue
+            if not views or repetition > 0:
+                views = [self._stages(data, repetition) for data in self.material.data.views]
+                if repetition == 0 and place > 0 and self.config.adapts:  # where an earlier sitting stopped
+                    for stages in views:
+                        stages.adapt(schedule[place - 1][1])
+            clock = Clock()
+            for stages in views:
+                stages.clock = clock
+            scored = self._score(views, steps)
+            yield self._keep(scored, views, repetition, steps, clock)
+
+    def _stages(self, data: TrialData, repetition: int) -> Stages:
+        material, seeds = replace(self.material, data=data), self.seeds[repetition]
+        return Stages(material, self.config, seeds, self.store, self.device, Clock(), self.progress)
+
+    def _score(self, views: Sequence[Stages], steps: int) -> _Scored:
+        confusions, losses, clips, judges = [], [], [], list[list[Classifier]]()
+        mined = views[0].pools if self.config.adapts else None
+        for stages in views:
+            losses.append(stages.adapt(steps) if self.config.adapts else {})
+            made, found = self._clips(stages)
+            reports = stages.judge(made)
+            confusions.append([report.confusion for report in reports])
+            judges.append([report.classifier for report in reports])
+            clips.append(made)
+            mined = mined or found
+        pooled = [np.sum(folds, axis=0) for folds in zip(*confusions, strict=True)]
+        return _Scored(pooled, {k: mean([each[k] for each in losses]) for k in losses[0]}, mined, clips[0], judges[0])
+
+    def _clips(self, stages: Stages) -> tuple[Synthetic | None, MiningResult | None]:
+        """The clips to train the judge with beside the real ones; for a baseline with the pools that they come from."""
+        if self.config.adapts:
+            return stages.synthesise(stages.generator), None
+        if not self.config.synthesis.clips_per_class:
+            return None, None
+        with stages.clock.time("synthesise"):
+            return baseline_clips(stages.material, self.config, stages.seeds, self.device, self.progress)
+
+    def _keep(self, scored: _Scored, views: Sequence[Stages], repetition: int, steps: int, clock: Clock) -> RungReport:
+        folder = _folder(self.workdir, repetition, steps)
+        confusions = [*self._earlier(repetition, steps), *scored.confusions]
+        write_text(folder / _SCORES, json.dumps([each.tolist() for each in confusions]))
+        if steps == self.config.adapt.rungs[-1]:
+            write_scores(self.workdir / "artifacts", self.material.data.corpus.classes, confusions)
+            if repetition == 0:
+                self._finish(scored, views[0], steps, clock)
+        report = RungReport(
+            rung=self.config.scored_rungs.index(steps),
+            steps=steps,
+            total_steps=self.config.adapt.rungs[-1],
+            accuracies=tuple(float(np.trace(each) / each.sum()) for each in confusions),
+            losses=scored.losses,
+            seconds=dict(clock.seconds),
+            pool_sizes=tuple(len(p.indices) for p in scored.mined.pools) if scored.mined else (),
+            pool_fallbacks=scored.mined.fallbacks if scored.mined else 0,
+            device=self.device,
+            peak_memory_mb=peak_memory_mb(self.device),
+            warnings=_warnings(scored, self.config),
+            repetition=repetition,
+            repetitions=len(self.seeds),
+            reused=dict(clock.reused),
+        )
+        write_text(folder / "report.json", report.to_json())  # last: a rung is whole once its report is there
+        return report
+
+    def _earlier(self, repetition: int, steps: int) -> Confusions:
+        if repetition == 0:
+            return []
+        kept = json.loads((_folder(self.workdir, repetition - 1, steps) / _SCORES).read_text())
+        return [np.array(each) for each in kept]
+
+    def _finish(self, scored: _Scored, first: Stages, steps: int, clock: Clock) -> None:
+        """Write the generator, its pictures and, where they are wanted, the judges; with k folds, of all the shots."""
+        data, stages, made, judges = self.material.data, first, scored.made, scored.judges
+        if data.folds is not None and (self.config.adapts or self.config.judge.keep):
+            stages = self._stages(data, 0)
+            stages.clock = clock
+            if self.config.adapts:
+                stages.adapt(steps)
+            made, _ = self._clips(stages)
+            judges = stages.train_judges(made) if self.config.judge.keep else []
+        if self.config.adapts:
+            assert made is not None
+            bundle = stages.generator
+            bundle.save(self.workdir / FILE_NAME)
+            write_artifacts(self.workdir / "artifacts", stages.material, stages.pools, bundle, made)
+        if self.config.judge.keep:
+            for number, (seed, judge) in enumerate(zip(stages.seeds.judge, judges, strict=True)):
+                save_judge(judge, judge_file(self.workdir, number), data.corpus.classes, seed)
 
 
-def _run_rung(
-    material: Material,
-    mined: MiningResult | None,
-    adaptation: Adaptation,
-    steps: int,
-    config: TrialConfig,
-    seeds: TrialSeeds,
-    workdir: Path,
-    clock: Clock,
-    progress: ProgressCallback,
-) -> RungReport:
-    device = adaptation.device
-    with clock.time("adapt"):
-        losses = adaptation.run(steps, progress)
-    with clock.time("synthesise"):
-        bundle = generator_bundle(material, adaptation, config, seeds)
-        synthetic = bundle.generate(None, config.synthesis.clips_per_class, seeds.generation, device, progress=progress)
-    with clock.time("classify"):
-        verdicts = score(material, synthetic, config, seeds.judge, device, progress)
-    report = _report(material, config, mined, synthetic, verdicts, steps, losses, clock, device)
-    folder = _rung_folder(workdir, steps)
-    adaptation.save(folder / "adaptation.safetensors")
-    if steps == report.total_steps:
-        bundle.save(workdir / FILE_NAME)
-        write_artifacts(workdir / "artifacts", material, mined, bundle, synthetic, verdicts)
-        _keep_judges(workdir, material, config, seeds, verdicts)
-    write_text(folder / "report.json", report.to_json())  # last: a rung is whole once its report is there
-    return report
+_SCORES = "confusions.json"
 
 
-def _report(
-    material: Material,
-    config: TrialConfig,
-    mined: MiningResult | None,
-    made: Synthetic | None,
-    verdicts: Sequence[JudgeReport],
-    steps: int,
-    losses: dict[str, float],
-    clock: Clock,
-    device: str,
-) -> RungReport:
-    return RungReport(
-        rung=config.scored_rungs.index(steps),
-        steps=steps,
-        total_steps=config.adapt.rungs[-1],
-        accuracies=tuple(v.accuracy for v in verdicts),
-        losses=losses,
-        seconds=dict(clock.seconds),
-        pool_sizes=tuple(len(p.indices) for p in mined.pools) if mined else (),
-        pool_fallbacks=mined.fallbacks if mined else 0,
-        device=device,
-        peak_memory_mb=peak_memory_mb(device),
-        warnings=_warnings(mined, made, config),
-    )
+def _schedule(config: TrialConfig, repetitions: int) -> list[tuple[int, int]]:
+    """Repetition and steps of each report: the first repetition at every rung, the others at the last alone."""
+    rungs = config.scored_rungs
+    return [(0, steps) for steps in rungs] + [(repetition, rungs[-1]) for repetition in range(1, repetitions)]
 
 
-def _keep_judges(
-    workdir: Path, material: Material, config: TrialConfig, seeds: TrialSeeds, verdicts: Sequence[JudgeReport]
-) -> None:
-    if config.judge.keep:
-        for number, (seed, verdict) in enumerate(zip(seeds.judge, verdicts, strict=True)):
-            save_judge(verdict.classifier, judge_file(workdir, number), material.data.corpus.classes, seed)
+def _folder(workdir: Path, repetition: int, steps: int) -> Path:
+    return workdir / (f"rung-{steps}-repetition-{repetition}" if repetition else f"rung-{steps}")
 
 
-def _warnings(mined: MiningResult | None, made: Synthetic | None, config: TrialConfig) -> tuple[str, ...]:
-    found = list(mined.warnings if mined else ())
-    if made is not None:
-        _, cut = limit_generated(made.labels, config.judge.profile)
-        found += [*made.warnings, *([cut] if cut else [])]
+def _warnings(scored: _Scored, config: TrialConfig) -> tuple[str, ...]:
+    found: list[Any] = list(scored.mined.warnings if scored.mined else ())
+    if scored.made is not None:
+        _, cut = limit_generated(scored.made.labels, config.judge.profile)
+        found += [*scored.made.warnings, *([cut] if cut else [])]
     return tuple(found)
-
-
-def generator_bundle(
-    material: Material, adaptation: Adaptation, config: TrialConfig, seeds: TrialSeeds
-) -> GeneratorBundle:
-    """Return the adapted generator with everything that generation needs."""
-    corpus = material.data.corpus
-    return GeneratorBundle(
-        model=adaptation.generator(),
-        model_config=material.prior.config,
-        statistics=material.prior.statistics,
-        diffusion_steps=config.adapt.diffusion_steps,
-        classes=corpus.classes,
-        captions=corpus.class_captions,
-        text=tuple(material.class_text()),
-        lengths=tuple(tuple(n) for n in material.few_shot_lengths),
-        trial=config,
-        seeds=seeds,
-        encoder_id=material.encoder.id,
-    )
-
-
-def _without_adapting(
-    material: Material, config: TrialConfig, seeds: TrialSeeds, workdir: Path, device: str, progress: ProgressCallback
-) -> RungReport:
-    """Score the real clips alone, or with those of a baseline."""
-    clock, steps = Clock(), config.adapt.rungs[-1]
-    made, mined = None, None
-    if config.synthesis.clips_per_class:
-        with clock.time("synthesise"):
-            made, mined = baseline_clips(material, config, seeds, device, progress)
-    with clock.time("classify"):
-        verdicts = score(material, made, config, seeds.judge, device, progress)
-    report = _report(material, config, mined, made, verdicts, steps, {}, clock, device)
-    write_scores(workdir / "artifacts", material.data.corpus.classes, verdicts)
-    _keep_judges(workdir, material, config, seeds, verdicts)
-    write_text(_rung_folder(workdir, steps) / "report.json", report.to_json())
-    return report
-
-
-def _rung_folder(workdir: Path, steps: int) -> Path:
-    return workdir / f"rung-{steps}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from kinemic.report import TrialInputs
 FILE = "trial.json"
 
 
-def identity(inputs: TrialInputs, config: TrialConfig, seeds: TrialSeeds) -> dict[str, Any]:
+def identity(inputs: TrialInputs, config: TrialConfig, seeds: Sequence[TrialSeeds]) -> dict[str, Any]:
     """Return what a trial's numbers depend on: settings, seeds, and what those of its inputs that are there hold.
 
     Clips go by their content, wherever they lie. A prior goes by how it was made, so one made again by the same recipe
@@ -27,7 +27,8 @@ def identity(inputs: TrialInputs, config: TrialConfig, seeds: TrialSeeds) -> dic
     found: dict[str, Any] = {name: Corpus.open(path).content_hash for name, path in corpora.items() if path.is_dir()}
     if inputs.prior.is_file():
         found["prior"] = {key: value for key, value in checkpoint.read_meta(inputs.prior).items() if key != "version"}
-    return {"trial": config.model_dump(mode="json"), "seeds": seeds.model_dump(mode="json"), "inputs": found}
+    named = {str(repetition): each.model_dump(mode="json") for repetition, each in enumerate(seeds)}
+    return {"trial": config.model_dump(mode="json"), "seeds": named, "inputs": found}
 
 
 def check(workdir: Path, trial: Mapping[str, Any]) -> None:

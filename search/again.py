@@ -98,7 +98,7 @@ def _run_one(work: Work, run: Run) -> Result:
     run.workdir.mkdir(parents=True, exist_ok=True)
     progress = ProgressFile(run.workdir / PROGRESS_FILE)
     try:
-        reports = list(run_trial(work.inputs, run.config, run.seeds, run.workdir, device, progress))
+        reports = list(run_trial(work.inputs, run.config, (run.seeds,), run.workdir, device, progress))
     except (KinemicError, MemoryError, RuntimeError) as error:
         return classify(error)
     release_memory()

@@ -90,6 +90,7 @@ def _trials(rows: Sequence[TrialRow]) -> pd.DataFrame:
             "dev_accuracy_se": row.accuracy_se,
             "steps": row.steps,
             "seconds": row.seconds,
+            "seconds_reused": row.reused,
             "failure": row.failure,
             **row.values,
         }

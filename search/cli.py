@@ -1,4 +1,4 @@
-"""``kinemic search``: run, resume, status, best, report, contenders, confirm, export."""
+"""``kinemic search``: run, resume, status, best, report, contenders, confirm, export, gc."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def run(file: Path, settings: tuple[str, ...], runs: Path, resume: bool) -> None
     with progress_bars() as progress:
         begin = runner.start_or_reopen if resume else runner.start
         prepared = begin(config, runs, progress=progress)
+    _say_cost(config)
     _go_on(prepared, runs)
 
 
@@ -194,6 +195,28 @@ def confirm(name: str, runs: Path, again: bool, without_failed: bool) -> None:
 
 @search.command()
 @runs_option
+@click.option(
+    "--limit",
+    type=click.FloatRange(0),
+    default=20.0,
+    show_default=True,
+    help="Gigabytes that may stay; what was used longest ago goes first.",
+)
+def gc(runs: Path, limit: float) -> None:
+    """Remove what trials keep for each other: mined pools, adapted generators, synthetic sets, trained judges.
+
+    Nothing of a result is lost, and it may be done while searches run: a trial that misses something makes it again.
+    """
+    from kinemic.store import GIGABYTE, STAGES, collect, usage
+    from search.live import usage_table
+
+    folder = runs / "cache" / STAGES
+    removed = collect(folder, int(limit * GIGABYTE))
+    console.print(usage_table(usage(folder), removed))
+
+
+@search.command()
+@runs_option
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
 def ui(runs: Path, port: int) -> None:
     """Serve the MLflow page of all searches in --runs on this machine, until Ctrl-C."""
@@ -212,6 +235,12 @@ def _open(name: str, runs: Path) -> tuple[SearchConfig, SearchFolder, optuna.Stu
     folder = find(runs, name)
     config = folder.config()
     return config, folder, open_study(config, folder.path, folder.state().study)
+
+
+def _say_cost(config: SearchConfig) -> None:
+    cost = config.data.split.cost(config.budget.trials)
+    if cost:
+        click.echo(cost, err=True)
 
 
 def _go_on(prepared: Opened, runs: Path) -> None:

@@ -103,6 +103,12 @@ class TrackingConfig(Frozen):
     experiment: str = "kinemic"
 
 
+class StagesConfig(Frozen):
+    """What trials keep for each other, and for a trial that goes on: pools, adapted generators, clips, judges."""
+
+    limit_gb: float = Field(default=20.0, ge=0)  # of all searches below one folder; what was used longest ago goes
+
+
 class ConfirmConfig(Frozen):
     """The test split, and what is run again before it is opened; a trial never gets it, not even its path."""
 
@@ -131,6 +137,7 @@ class SearchConfig(ExperimentConfig):
     resources: ResourcesConfig = ResourcesConfig()
     storage: str | None = None  # URL of the Optuna study; None is a SQLite file in the search's folder
     tracking: TrackingConfig = TrackingConfig()
+    stages: StagesConfig = StagesConfig()
     confirm: ConfirmConfig | None = None
 
     @field_validator("name")
@@ -148,7 +155,7 @@ class SearchConfig(ExperimentConfig):
     @model_validator(mode="after")
     def _pruner_can_act(self) -> SearchConfig:
         if isinstance(self.pruner, WilcoxonPruner):
-            rungs, seeds, p = len(self.trial.adapt.rungs) - 1, len(self.seeds.judge), self.pruner.p_threshold
+            rungs, seeds, p = len(self.trial.adapt.rungs) - 1, self.judge_seeds, self.pruner.p_threshold
             if rungs * seeds < 2 or 0.5 ** (rungs * seeds) >= p:
                 raise ValueError(
                     f"pruner wilcoxon could never stop a trial: {rungs} rungs before the last and {seeds} judge seeds "

@@ -83,12 +83,12 @@ def run_contenders(
     """Run every contender on every repetition's fresh seeds; a run that fails leaves its row with fewer repetitions."""
     results = run_all(planned(found, config, folder), work, share, changed)
     rows = tuple(_row(contender, results[contender.key]) for contender in found)
-    return ContenderTable(rows, config.contenders.seeds, len(config.seeds.judge), config.steps)
+    return ContenderTable(rows, config.contenders.seeds, config.judge_seeds, config.steps)
 
 
 def planned(found: Sequence[Contender], config: SearchConfig, folder: Path) -> dict[str, list[Run]]:
     """Return the runs of every contender, one a repetition, each in its own folder below ``folder``."""
-    judges = len(config.seeds.judge)
+    judges = config.judge_seeds
     seeds = [fresh_seeds(config.sampler.seed, "contender", k, judges) for k in range(config.contenders.seeds)]
     return plan(found, seeds, folder)
 

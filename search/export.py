@@ -68,7 +68,10 @@ def export_best(
         shutil.copyfile(source, bundle / GENERATOR)
         data = {"search": config.name, "trial": best.number}
         data |= {"dev_accuracy": report.dev_accuracy, "dev_accuracy_se": report.dev_accuracy_se}
-        data |= {"seeds": config.seeds.model_dump(mode="json"), "config": trial.model_dump(mode="json")}
+        data |= {
+            "seeds": [each.model_dump(mode="json") for each in config.seeds],
+            "config": trial.model_dump(mode="json"),
+        }
         write_text(bundle / "config.yaml", yaml.safe_dump(data, sort_keys=False))
         write_text(bundle / "README.md", _readme(config, best.number, report))
         progress(Progress("check", 0, 1))

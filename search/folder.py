@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class SearchFolder:
     def write_state(self, state: State) -> None:
         """Write the state, which makes the search one that is started."""
         data = {"study": state.study, "source_clips": state.source_clips}
-        data["inputs"] = {key: str(path) for key, path in asdict(state.inputs).items()}
+        data["inputs"] = {key: str(path) for key, path in asdict(state.inputs).items() if path is not None}
         write_text(self._state, json.dumps(data, indent=1))
 
     def config(self) -> SearchConfig:
@@ -98,7 +98,7 @@ class SearchFolder:
         """Read the state. Raises KinemicError where it is damaged."""
         try:
             data = json.loads(self._state.read_text(encoding="utf-8"))
-            inputs = TrialInputs(**{f.name: Path(data["inputs"][f.name]) for f in fields(TrialInputs)})
+            inputs = TrialInputs(**{name: Path(path) for name, path in data["inputs"].items()})
             return State(data["study"], data["source_clips"], inputs)
         except (ValueError, KeyError, TypeError) as error:
             raise KinemicError(f"{self._state}: damaged ({error}); start the search under another name") from error

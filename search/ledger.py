@@ -190,10 +190,10 @@ class Ledger:
         return trial
 
     def _decide(self, trial: optuna.Trial, report: RungReport) -> bool:
-        if report.steps >= report.total_steps:
+        if report.last:
             self._end(trial, TrialState.COMPLETE, report.dev_accuracy)
             return True
-        if decide(trial, report.steps):
+        if report.repetition == 0 and report.steps < report.total_steps and decide(trial, report.steps):
             self._end(trial, TrialState.PRUNED, None)
             return True
         return False

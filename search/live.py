@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
+from kinemic.store import Usage
 from search.confirmation import Confirmation, ConfirmedRow
 from search.contenders import ContenderTable
 from search.folder import SearchFolder
@@ -153,8 +154,28 @@ def _read_as(confirmation: Confirmation) -> list[str]:
 
 
 def summary_line(rows: list[TrialRow], budget: int) -> str:
-    """Return how many trials there are of each state."""
-    return f"{len(rows)} of {budget} trials: {states(rows)}" if rows else f"0 of {budget} trials"
+    """Return how many trials there are of each state, and what shared stages have spared them."""
+    if not rows:
+        return f"0 of {budget} trials"
+    reused = sum(row.reused for row in rows)
+    spared = f"; shared stages spared {reused:.0f} s" if reused >= 1 else ""
+    return f"{len(rows)} of {budget} trials: {states(rows)}{spared}"
+
+
+def usage_table(kept: Usage, removed: Usage) -> Table:
+    """Return what the shared stages take, and what was removed of them, in megabytes."""
+    table = Table("stage", box=None, pad_edge=False)
+    for name in ("kept", "MB", "removed", "MB"):
+        table.add_column(name, justify="right")
+    for stage in sorted(kept.files.keys() | removed.files.keys()):
+        counted = [(usage.files.get(stage, 0), usage.bytes.get(stage, 0) / 1e6) for usage in (kept, removed)]
+        table.add_row(stage, *(text for files, size in counted for text in (str(files), f"{size:.1f}")))
+    table.add_row("all", *_total(kept), *_total(removed))
+    return table
+
+
+def _total(usage: Usage) -> tuple[str, str]:
+    return str(sum(usage.files.values())), f"{usage.total / 1e6:.1f}"
 
 
 def _state(row: TrialRow, folder: SearchFolder) -> str:

@@ -25,6 +25,9 @@ def make_pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
+_MOST_INSTANCES = 1000  # of a rung
+
+
 class PairedPruner(optuna.pruners.BasePruner):
     """Optuna's Wilcoxon pruner, where a pair is two trials' accuracies at one rung under one judge seed.
 
@@ -68,9 +71,10 @@ def decide(trial: optuna.Trial, steps: int) -> bool:
 
 
 def _by_instance(trial: FrozenTrial) -> FrozenTrial:
+    latest = {report.steps: report.accuracies for report in studies.reports(trial)}  # of a rung; it holds the earlier
     values = {
-        report.steps * len(report.accuracies) + seed: accuracy
-        for report in studies.reports(trial)
-        for seed, accuracy in enumerate(report.accuracies)
+        steps * _MOST_INSTANCES + instance: accuracy
+        for steps, accuracies in latest.items()
+        for instance, accuracy in enumerate(accuracies)
     }
     return optuna.trial.create_trial(state=trial.state, value=trial.value, intermediate_values=values)

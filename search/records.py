@@ -18,6 +18,7 @@ def rung_metrics(report: RungReport, seconds: float) -> dict[str, float]:
         "dev_accuracy_se": math.nan if report.dev_accuracy_se is None else report.dev_accuracy_se,
         "steps": float(report.steps),
         "seconds": seconds,
+        "seconds_reused": sum(report.reused.values()),
         "peak_memory_mb": report.peak_memory_mb,
         "pool_fallbacks": float(report.pool_fallbacks),
     }

@@ -53,7 +53,7 @@ def render(folder: SearchFolder, study: optuna.Study) -> str:
     template = environment.get_template("report.html")
     return template.render(
         name=config.name,
-        facts=_facts(config.budget.trials, rows, config.trial.judge.profile, len(config.seeds.judge)),
+        facts=_facts(config.budget.trials, rows, config.trial.judge.profile, config.judge_seeds),
         best=leaders[0],
         best_settings=leaders[0].values,
         leaders=[(row, described(row, len(row.own))) for row in leaders[:LEADERS]],
@@ -122,8 +122,13 @@ def _facts(budget: int, rows: Sequence[TrialRow], profile: str, judge_seeds: int
     return {
         "trials": f"{len(rows)} of {budget}: {states(rows)}" + (" (the search goes on)" if running else ""),
         "judge": f"profile {profile}, {judge_seeds} seed{'s' if judge_seeds > 1 else ''} a trial",
-        "compute of all trials": f"{sum(row.seconds for row in rows):.0f} s",
+        "compute of all trials": _compute(rows),
     }
+
+
+def _compute(rows: Sequence[TrialRow]) -> str:
+    spent, reused = sum(row.seconds for row in rows), sum(row.reused for row in rows)
+    return f"{spent:.0f} s" + (f", and {reused:.0f} s spared by shared stages" if reused >= 1 else "")
 
 
 def _failures(rows: Sequence[TrialRow]) -> list[tuple[str, int, str]]:

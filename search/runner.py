@@ -22,7 +22,7 @@ from search.resources import connected, share, sigterm_as_ctrl_c
 from search.scheduler import StudyScheduler
 from search.searcher import StudySearcher
 from search.server import check_reachable, server_command
-from search.sitting import Opened, Sitting, Watch, artifacts_folder, runs_option, sit, tracking_uri
+from search.sitting import Opened, Sitting, Watch, artifacts_folder, runs_option, sit, tidy, tracking_uri
 from search.space import resolve_space
 from search.status import TrialRow, trial_rows
 from search.tracking import Tracker
@@ -114,7 +114,7 @@ def prepare(config: SearchConfig, runs: Path, progress: ProgressCallback) -> Pre
     from kinemic.inputs import prepare_inputs
 
     inputs = prepare_inputs(config, (runs / "cache").resolve(), resolve_device(), progress)
-    inputs = TrialInputs(**{name: Path(path).resolve() for name, path in vars(inputs).items()})
+    inputs = TrialInputs(**{name: path.resolve() for name, path in vars(inputs).items()})
     return inputs, len(Corpus.open(inputs.source))
 
 
@@ -162,6 +162,7 @@ def _search(sitting: Sitting, board: Board, only_contenders: bool) -> ContenderT
         rows = trial_rows(study)
         board.update(rows, last)
         watch.searching(folder, config.budget.trials, rows)
+        tidy(opened)
 
     ledger = Ledger(study, config, opened.space, tracker, folder.trials, part, changed)
     ledger.reconcile()
@@ -227,7 +228,8 @@ def _check_any(rows: list[TrialRow]) -> None:
 
 
 def _all_there(inputs: TrialInputs) -> bool:
-    return all(path.exists() for name, path in vars(inputs).items() if name != "cache")
+    made_when_needed = ("cache", "stages")
+    return all(path.exists() for name, path in vars(inputs).items() if name not in made_when_needed)
 
 
 def _how_to_go_on(opened: Opened, runs: Path) -> str:

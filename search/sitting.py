@@ -11,6 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 import optuna
 
+from kinemic.store import GIGABYTE, collect
 from search.config import SearchConfig
 from search.folder import SearchFolder, State
 from search.space import Domain
@@ -101,12 +102,19 @@ def sit(
     except KeyboardInterrupt:
         status, patience = "KILLED", _IMPATIENCE
     finally:
+        tidy(opened)
         delivered = tracker.close(status, patience)
     if not made:
         # Raised out here, where the interruption's frames are gone: they would keep Tune's actors alive.
         gc.collect()
         raise KeyboardInterrupt(advice())
     return Sat(made[0], delivered, tracker.refused)
+
+
+def tidy(opened: Opened) -> None:
+    """Keep the shared stages within the search's limit; a trial that misses one makes it again."""
+    if opened.state.inputs.stages:
+        collect(opened.state.inputs.stages, int(opened.config.stages.limit_gb * GIGABYTE))
 
 
 def tracking_uri(config: SearchConfig, runs: Path) -> str:

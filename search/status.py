@@ -16,6 +16,7 @@ from search.space import Scalar
 class TrialRow:
     """One trial: state in lower case, its last rung's dev accuracy and standard error (0..1), steps, stage seconds.
 
+    ``reused`` are the seconds that stages made for other trials had taken, which this one was spared.
     ``leader`` is the number of the trial that a variant takes its dear values from, and ``own`` are the values of a
     variant that it does not share with its leader; of every other trial they are all.
     """
@@ -26,6 +27,7 @@ class TrialRow:
     accuracy: float | None
     accuracy_se: float | None
     seconds: float
+    reused: float
     failure_kind: str
     failure_message: str
     published: bool
@@ -57,6 +59,7 @@ def _row(trial: FrozenTrial, trials: list[FrozenTrial]) -> TrialRow:
         accuracy=last.dev_accuracy if last else None,
         accuracy_se=last.dev_accuracy_se if last else None,
         seconds=sum(sum(report.seconds.values()) for report in reports),
+        reused=sum(sum(report.reused.values()) for report in reports),
         failure_kind=failure.kind if failure else "",
         failure_message=failure.message if failure else "",
         published=studies.is_published(trial),

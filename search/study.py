@@ -116,19 +116,19 @@ def leader(trial: FrozenTrial | optuna.Trial) -> int | None:
 
 def store_report(trial: optuna.Trial, report: RungReport) -> bool:
     """Keep a rung's whole report and its accuracy in the study; returns False where it is already there."""
-    key = f"{_RUNG}{report.steps}"
+    key = f"{_RUNG}{report.step}"
     if key in trial.user_attrs:
         return False
-    if report.steps not in _frozen(trial).intermediate_values:
-        trial.report(report.dev_accuracy, report.steps)
+    if report.step not in _frozen(trial).intermediate_values:
+        trial.report(report.dev_accuracy, report.step)
     trial.set_user_attr(key, json.loads(report.to_json()))
     return True
 
 
 def reports(trial: FrozenTrial) -> list[RungReport]:
-    """Return a trial's rung reports, by step."""
+    """Return a trial's reports, rungs and then further repetitions."""
     found = [value for key, value in trial.user_attrs.items() if key.startswith(_RUNG)]
-    return sorted((RungReport.from_json(json.dumps(value)) for value in found), key=lambda report: report.steps)
+    return sorted((RungReport.from_json(json.dumps(value)) for value in found), key=lambda report: report.step)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Tracker:
         self._outbox.put(lambda: self._start(number, child, shown, tags, text))
 
     def log_rung(self, number: int, report: RungReport) -> None:
-        """Log a rung's metrics in one request, with the adaptation steps as their step."""
+        """Log a rung's metrics in one request, at the report's own step."""
         child = self._children[number]
         self._outbox.put(lambda: self._log_rung(child, report))
 
@@ -185,12 +185,12 @@ class Tracker:
         return str(self._client.create_run(self._experiment, tags=tags, run_name=f"trial {number:04d}").info.run_id)
 
     def _log_rung(self, child: _Child, report: RungReport) -> None:
-        if report.steps in child.steps:
+        if report.step in child.steps:
             return
         seconds, now = child.seconds + sum(report.seconds.values()), _now()
-        metrics = [Metric(key, value, now, report.steps) for key, value in rung_metrics(report, seconds).items()]
+        metrics = [Metric(key, value, now, report.step) for key, value in rung_metrics(report, seconds).items()]
         self._client.log_batch(child.run_id, metrics=metrics, tags=[RunTag(DEVICE_TAG, report.device)])
-        child.steps.add(report.steps)
+        child.steps.add(report.step)
         child.seconds, child.rungs = seconds, child.rungs + 1
 
     def _end(self, child: _Child, status: str, workdir: Path, failure: Failure | None) -> None:

@@ -22,7 +22,9 @@ from kinemic.progress import Progress, ProgressCallback
 from kinemic.report import RungReport, TrialInputs
 from search.failures import BUG, classify
 
-RunTrial = Callable[[TrialInputs, TrialConfig, TrialSeeds, Path, str, ProgressCallback], Iterator[RungReport]]
+RunTrial = Callable[
+    [TrialInputs, TrialConfig, tuple[TrialSeeds, ...], Path, str, ProgressCallback], Iterator[RungReport]
+]
 
 PROGRESS_FILE = "progress.json"
 _WRITE_EVERY = 0.5  # seconds between two writes of a trial's progress
@@ -34,7 +36,7 @@ class Work:
 
     inputs: TrialInputs
     base: TrialConfig
-    seeds: TrialSeeds
+    seeds: tuple[TrialSeeds, ...]
     trials_folder: Path
     run_trial: RunTrial | None = None  # None is the method's own, imported on the worker
 

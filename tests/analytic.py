@@ -40,15 +40,16 @@ def accuracy(config: TrialConfig, steps: int, seed: int) -> float:
 def run_trial(
     trial_inputs: TrialInputs,
     config: TrialConfig,
-    seeds: TrialSeeds,
+    seeds: tuple[TrialSeeds, ...],
     workdir: Path,
     device: str,
     progress: ProgressCallback,
 ) -> Iterator[RungReport]:
     """Yield a report a rung, stored ones first; leaves the files that the method's trial leaves."""
     total = config.adapt.rungs[-1]
-    for rung, steps in enumerate(config.adapt.rungs):
-        file = workdir / f"rung-{steps}" / "report.json"
+    first_only = [(rung, steps, 0) for rung, steps in enumerate(config.adapt.rungs)]
+    for rung, steps, repetition in [*first_only, *((len(first_only) - 1, total, k) for k in range(1, len(seeds)))]:
+        file = workdir / f"rung-{steps + repetition}" / "report.json"
         if file.exists():
             yield RungReport.from_json(file.read_text(encoding="utf-8"))
             continue
@@ -58,13 +59,19 @@ def run_trial(
             rung=rung,
             steps=steps,
             total_steps=total,
-            accuracies=tuple(accuracy(config, steps, seed + seeds.adaptation) for seed in seeds.judge),
+            accuracies=tuple(
+                accuracy(config, steps, seed + each.adaptation)
+                for each in seeds[: repetition + 1]
+                for seed in each.judge
+            ),
             losses={"rec": 1.0 / steps},
             seconds={"adapt": 0.25, "classify": 0.5},
             pool_sizes=(4, 6),
             pool_fallbacks=0,
             device=device,
             peak_memory_mb=12.0,
+            repetition=repetition,
+            repetitions=len(seeds),
         )
         if steps == total:
             write_text(workdir / "generator.safetensors", "weights")
@@ -72,7 +79,7 @@ def run_trial(
             write_text(workdir / "artifacts" / "pools.json", rows)
             write_text(workdir / "artifacts" / "confusion.json", '{"classes": ["wave", "kick"]}')
         with (workdir / TRACE).open("a", encoding="utf-8") as trace:
-            trace.write(f"{steps} {report.dev_accuracy!r} {os.getpid()} {json.dumps(share())}\n")
+            trace.write(f"{report.step} {report.dev_accuracy!r} {os.getpid()} {json.dumps(share())}\n")
         write_text(file, report.to_json())
         yield report
 
@@ -85,7 +92,7 @@ def run_unprepared(*_: object) -> Iterator[RungReport]:
 def run_mended(
     trial_inputs: TrialInputs,
     config: TrialConfig,
-    seeds: TrialSeeds,
+    seeds: tuple[TrialSeeds, ...],
     workdir: Path,
     device: str,
     progress: ProgressCallback,

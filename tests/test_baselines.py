@@ -92,11 +92,11 @@ def test_a_pool_gives_each_clip_once_and_says_so(material: Material) -> None:
 
 
 def test_the_prior_generates_with_nothing_mined_or_adapted(inputs: TrialInputs, tmp_path: Path) -> None:
-    (report,) = run_trial(inputs, config("prior"), SEEDS, tmp_path)
+    (report,) = run_trial(inputs, config("prior"), (SEEDS,), tmp_path)
     assert report.seconds.keys() == {"synthesise", "classify"}
     assert (report.losses, report.pool_sizes) == ({}, ())
     assert (report.rung, report.steps, report.total_steps) == (0, 4, 4)
-    (again,) = run_trial(inputs, config("prior"), SEEDS, tmp_path)
+    (again,) = run_trial(inputs, config("prior"), (SEEDS,), tmp_path)
     assert again == report
 
 
@@ -112,7 +112,7 @@ def test_other_generation_seeds_draw_other_clips(material: Material) -> None:
 def test_kept_judges_score_as_they_did(source: ClipSource, inputs: TrialInputs, tmp_path: Path) -> None:
     data = Material.open(inputs, "cpu").data
     wanted = with_values(config(source), {"judge.keep": True, "adapt.rungs": [1]})
-    (report,) = run_trial(inputs, wanted, SEEDS, tmp_path)
+    (report,) = run_trial(inputs, wanted, (SEEDS,), tmp_path)
     dev, truth = [data.corpus.joints(i) for i in data.dev], data.corpus.labels[data.dev]
     for number, seed in enumerate(SEEDS.judge):
         file = judge_file(tmp_path, number)
@@ -124,5 +124,5 @@ def test_kept_judges_score_as_they_did(source: ClipSource, inputs: TrialInputs, 
 
 
 def test_judges_are_kept_only_where_asked(inputs: TrialInputs, tmp_path: Path) -> None:
-    list(run_trial(inputs, config("mined_clips"), SEEDS, tmp_path))
+    list(run_trial(inputs, config("mined_clips"), (SEEDS,), tmp_path))
     assert not judge_file(tmp_path, 0).exists()

@@ -99,7 +99,7 @@ def test_a_trial_reports_its_rungs_and_is_replayed(
         ("trial.synthesis.guidance=1.5", "trial.synthesis.guidance is 2.5 there, 1.5 here"),
         ("trial.adapt.rungs=[1, 2]", "trial.adapt.rungs"),
         ("trial.synthesis.clips_per_class=0", "trial.synthesis.clips_per_class"),
-        ("seeds.generation=7", "seeds.generation"),
+        ("seeds.generation=7", "seeds.0.generation"),
         ("data.split.shots=1", "inputs.trial_data"),
         ("prior.pretrain.steps=1", "inputs.prior.pretrain.steps is 3 there, 1 here"),
     ],
@@ -277,7 +277,7 @@ def test_a_gpus_peak_memory_starts_anew_with_a_trial(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
     nowhere = Path("nowhere")
     for device in ("cpu", "cuda:1"):
-        trial = run_trial(TrialInputs(*[nowhere] * 5), TrialConfig(), TrialSeeds(), nowhere, device)
+        trial = run_trial(TrialInputs(*[nowhere] * 5), TrialConfig(), (TrialSeeds(),), nowhere, device)
         with pytest.raises(DataError, match="nowhere"):
             next(iter(trial))
     assert reset == ["cuda:1"]

@@ -50,7 +50,12 @@ SPACE = {  # the analytic trial is best at guidance 3, so that the published 2.5
 
 
 def keeping(
-    inputs: TrialInputs, config: TrialConfig, seeds: TrialSeeds, workdir: Path, device: str, progress: ProgressCallback
+    inputs: TrialInputs,
+    config: TrialConfig,
+    seeds: tuple[TrialSeeds, ...],
+    workdir: Path,
+    device: str,
+    progress: ProgressCallback,
 ) -> Iterator[RungReport]:
     """The analytic trial, and judges that are one trained judge with noise on its last weights."""
     import torch
@@ -58,7 +63,7 @@ def keeping(
     from kinemic.judges import judge_file, load_judge, save_judge
 
     fresh = config.judge.keep and not any(workdir.glob("rung-*/report.json"))
-    for number, seed in enumerate(seeds.judge if fresh else ()):
+    for number, seed in enumerate(seeds[0].judge if fresh else ()):
         judge = load_judge(inputs.cache / JUDGE)
         weight = judge.model.fc_cls.weight.detach()
         rng = torch.Generator().manual_seed(derive_seed(seed, config.model_dump_json()))
@@ -68,7 +73,12 @@ def keeping(
 
 
 def failing_prior(
-    inputs: TrialInputs, config: TrialConfig, seeds: TrialSeeds, workdir: Path, device: str, progress: ProgressCallback
+    inputs: TrialInputs,
+    config: TrialConfig,
+    seeds: tuple[TrialSeeds, ...],
+    workdir: Path,
+    device: str,
+    progress: ProgressCallback,
 ) -> Iterator[RungReport]:
     """The same, but that the prior never gives a clip."""
     if config.synthesis.source == "prior":
@@ -198,7 +208,7 @@ def test_every_row_runs_on_the_same_fresh_seeds_and_the_winner_is_chosen_on_dev(
     best = candidates(search.study, search.config, 2)
     assert [row.key for row in found.rows] == [c.key for c in (*rivals, *best)]
     seeds = [fresh_seeds(search.config.sampler.seed, "confirm", k, 2) for k in range(2)]
-    used = {*search.config.seeds.judge, search.config.seeds.adaptation}
+    used = {*search.config.seeds[0].judge, search.config.seeds[0].adaptation}
     assert used.isdisjoint({n for s in seeds for n in (s.adaptation, *s.judge)})
     for row, contender in zip(found.rows, (*rivals, *best), strict=True):
         steps = contender.config.adapt.rungs[-1]
@@ -420,7 +430,12 @@ def test_a_baseline_that_is_also_the_winner_is_run_once(runs: Path) -> None:
 
 
 def quick(
-    inputs: TrialInputs, config: TrialConfig, seeds: TrialSeeds, workdir: Path, device: str, progress: ProgressCallback
+    inputs: TrialInputs,
+    config: TrialConfig,
+    seeds: tuple[TrialSeeds, ...],
+    workdir: Path,
+    device: str,
+    progress: ProgressCallback,
 ) -> Iterator[RungReport]:
     """The method's own trial, its judge with few updates."""
     from kinemic import classify, trial

@@ -145,8 +145,8 @@ def test_contenders_run_on_fresh_seeds_and_are_kept(done: Outcome) -> None:
     assert [row.key for row in done.table.rows] == ["real", "augmented", "published", "best"]
     assert done.table.heading == "on dev: chosen on these clips"
     config = done.folder.config()
-    seeds = [fresh_seeds(config.sampler.seed, "contender", k, len(config.seeds.judge)) for k in range(2)]
-    assert all(seed not in config.seeds.judge for fresh in seeds for seed in fresh.judge)
+    seeds = [fresh_seeds(config.sampler.seed, "contender", k, config.judge_seeds) for k in range(2)]
+    assert all(seed not in config.seeds[0].judge for fresh in seeds for seed in fresh.judge)
     real = done.table.rows[0]
     assert real.accuracies[0] != real.accuracies[1]
     assert done.table.rows[3].mean > done.table.rows[2].mean > done.table.rows[1].mean > real.mean

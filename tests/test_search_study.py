@@ -97,7 +97,7 @@ def test_a_rung_that_the_dead_driver_never_took_is_replayed(tmp_path: Path) -> N
     workdir = bench.ledger.workdir(0)
     workdir.mkdir(parents=True)
     trial = studies.trial_config(bench.config, assignment.values)
-    rungs = analytic.run_trial(analytic.inputs(workdir), trial, TrialSeeds(), workdir, "cpu", silent)
+    rungs = analytic.run_trial(analytic.inputs(workdir), trial, (TrialSeeds(),), workdir, "cpu", silent)
     next(rungs)
     bench.ledger = bench.sitting()
     (trial_0,) = bench.run_all()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kinemic import trial
+from kinemic import scoring
 from kinemic.bundle import GeneratorBundle
 from kinemic.classify import JudgeReport
 from kinemic.config import TrialConfig, TrialSeeds, with_values
@@ -49,7 +49,7 @@ def test_every_rung_is_scored_on_dev_once_a_judge_seed(finished: tuple[Path, lis
     _, reports = finished
     assert [(r.rung, r.steps, r.total_steps) for r in reports] == [(0, 2, 4), (1, 4, 4)]
     for report in reports:
-        assert len(report.accuracies) == len(EXPERIMENT.seeds.judge)
+        assert len(report.accuracies) == EXPERIMENT.judge_seeds
         assert all(0 <= a <= 1 for a in report.accuracies)
         assert {"adapt", "synthesise", "classify"} <= report.seconds.keys()
         assert {"loss", "rec", "contrastive", "window_rec"} <= report.losses.keys()
@@ -59,16 +59,16 @@ def test_every_rung_is_scored_on_dev_once_a_judge_seed(finished: tuple[Path, lis
 def test_the_judge_is_told_which_clips_are_real(
     inputs: TrialInputs, finished: tuple[Path, list[RungReport]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, told, judged = load_trial_data(inputs.trial_data), [], trial.judge
+    data, told, judged = load_trial_data(inputs.trial_data), [], scoring.judge
 
     def spy(joints: Any, *args: Any, real: int) -> JudgeReport:
         told.append((len(joints), real))
         return judged(joints, *args, real=real)
 
-    monkeypatch.setattr(trial, "judge", spy)
+    monkeypatch.setattr(scoring, "judge", spy)
     made = GeneratorBundle.load(finished[0]).generate(None, 2, seed=0)
-    trial.score_on(data, made, EXPERIMENT.trial.judge, [0], "cpu")
-    trial.score_on(data, None, EXPERIMENT.trial.judge, [0], "cpu")
+    scoring.score_on(data, made, EXPERIMENT.trial.judge, [0], "cpu")
+    scoring.score_on(data, None, EXPERIMENT.trial.judge, [0], "cpu")
     assert told == [(6 + 6, 6), (6, 6)]
 
 
@@ -80,7 +80,7 @@ def test_a_finished_trial_leaves_pictures_and_a_bundle_that_needs_nothing_else(
     assert names == {"pools.json", "per_class.json", "confusion.json", "confusion.png", "clips.gif"}
     confusion = json.loads((workdir / "artifacts" / "confusion.json").read_text())
     dev = 3 * 3  # classes, dev subjects with one clip each
-    assert np.sum(confusion["rows_are_truth"]) == dev * len(EXPERIMENT.seeds.judge)
+    assert np.sum(confusion["rows_are_truth"]) == dev * EXPERIMENT.judge_seeds
     classes = json.loads((workdir / "artifacts" / "per_class.json").read_text())
     assert [row["class"] for row in classes] == ["wave", "squat", "kick"]
     assert np.mean([row["dev_accuracy"] for row in classes]) == pytest.approx(reports[-1].dev_accuracy)
@@ -99,9 +99,10 @@ def test_a_trial_that_was_cut_off_goes_on_with_the_same_numbers(
     inputs: TrialInputs, finished: tuple[Path, list[RungReport]], tmp_path: Path
 ) -> None:
     _, whole = finished
-    first = next(iter(run_trial(inputs, EXPERIMENT.trial, EXPERIMENT.seeds, tmp_path)))
+    alone = replace(inputs, stages=None)  # nothing is shared with the other trial
+    first = next(iter(run_trial(alone, EXPERIMENT.trial, EXPERIMENT.seeds, tmp_path)))
     assert comparable(first) == comparable(whole[0])
-    resumed = list(run_trial(inputs, EXPERIMENT.trial, EXPERIMENT.seeds, tmp_path))
+    resumed = list(run_trial(alone, EXPERIMENT.trial, EXPERIMENT.seeds, tmp_path))
     assert resumed[0] == first  # replayed, not run again
     assert comparable(resumed[1]) == comparable(whole[1])
 
@@ -124,14 +125,14 @@ def test_without_generated_clips_only_the_judge_runs(inputs: TrialInputs, tmp_pa
 
 def test_without_mining_terms_nothing_is_mined(inputs: TrialInputs, tmp_path: Path) -> None:
     config = with_values(EXPERIMENT.trial, {"loss.contrastive": 0, "loss.window_rec": 0, "adapt.rungs": [1]})
-    (report,) = run_trial(inputs, config, TrialSeeds(judge=(0,)), tmp_path)
+    (report,) = run_trial(inputs, config, (TrialSeeds(judge=(0,)),), tmp_path)
     assert "mine" not in report.seconds
     assert report.pool_sizes == ()
 
 
 def test_settings_that_were_clamped_are_reported(inputs: TrialInputs, tmp_path: Path) -> None:
     config = with_values(EXPERIMENT.trial, {"mining.top_k": 1000, "synthesis.sampling_steps": 99, "adapt.rungs": [1]})
-    (report,) = run_trial(inputs, config, TrialSeeds(judge=(0,)), tmp_path)
+    (report,) = run_trial(inputs, config, (TrialSeeds(judge=(0,)),), tmp_path)
     assert any("top_k 1000" in warning for warning in report.warnings)
     assert any("sampling_steps 99" in warning for warning in report.warnings)
 
@@ -181,11 +182,11 @@ def test_a_truncated_prior_is_refused(inputs: TrialInputs, cache: Path, tmp_path
     broken = tmp_path / "prior.safetensors"
     broken.write_bytes(inputs.prior.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"prior\.safetensors"):
-        next(iter(run_trial(replace(inputs, prior=broken), TrialConfig(), TrialSeeds(), tmp_path / "trial")))
+        next(iter(run_trial(replace(inputs, prior=broken), TrialConfig(), (TrialSeeds(),), tmp_path / "trial")))
 
 
 def test_a_lost_corpus_is_named(inputs: TrialInputs, tmp_path: Path) -> None:
     shutil.copytree(inputs.trial_data, tmp_path / "data")
     (tmp_path / "data" / "features.npy").write_bytes(b"")
     with pytest.raises(DataError, match="data"):
-        next(iter(run_trial(replace(inputs, trial_data=tmp_path / "data"), TrialConfig(), TrialSeeds(), tmp_path)))
+        next(iter(run_trial(replace(inputs, trial_data=tmp_path / "data"), TrialConfig(), (TrialSeeds(),), tmp_path)))

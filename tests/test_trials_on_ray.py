@@ -52,7 +52,7 @@ def plain(config: Any, pruner: optuna.pruners.BasePruner, folder: Path, *, by_se
         trial = bench.study.ask()
         values = studies.trial_config(config, suggest(trial, bench.space, studies.fixed_values(trial)))
         for steps in RUNGS:
-            accuracies = [analytic.accuracy(values, steps, seed) for seed in config.seeds.judge]
+            accuracies = [analytic.accuracy(values, steps, seed) for seed in config.seeds[0].judge]
             mean = sum(accuracies) / len(accuracies)
             for instance, value in enumerate(accuracies if by_seed else [mean]):
                 trial.report(value, steps * len(accuracies) + instance if by_seed else steps)

@@ -80,6 +80,7 @@ def check(**options: Any) -> None:
     "--train", metavar="FILE[:KEY]", default=None, help="List of ids to take shots from, instead of subjects."
 )
 @click.option("--dev", metavar="FILE[:KEY]", default=None, help="List of ids that score a trial, instead of subjects.")
+@click.option("--folds", type=click.IntRange(2), default=None, help="Hold the shots out in turn, without dev clips.")
 def split(target: Path, out: Path, train: str | None, dev: str | None, **options: Any) -> None:
     """Draw a few-shot split of the packed corpus TARGET into a folder that holds its train and dev clips alone."""
     from kinemic.data.check import check_split
@@ -95,7 +96,10 @@ def split(target: Path, out: Path, train: str | None, dev: str | None, **options
     table = Table("class", "train", "dev", "train clips", title=str(out), title_justify="left")
     for label, name in enumerate(corpus.classes):
         shots = [corpus.names[i] for i in trial.train if corpus.labels[i] == label]
-        table.add_row(name, str(len(shots)), str(int((corpus.labels[trial.dev] == label).sum())), " ".join(shots))
+        scored = sum(int((corpus.labels[view.dev] == label).sum()) for view in trial.views)
+        table.add_row(
+            name, str(len(shots)), f"{scored} held out" if trial.folds is not None else str(scored), " ".join(shots)
+        )
     console.print(table)
     console.print(findings_table("split", check_split(trial)))
 

@@ -31,6 +31,9 @@ def trial(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
 
     with interruptible("finished rungs are kept"), progress_bars() as progress:
         experiment, inputs, device = _prepared(file, settings, runs, device, out, progress)
+        cost = experiment.data.split.cost(trials=1)
+        if cost:
+            click.echo(cost, err=True)
         reports = list(run_trial(inputs, experiment.trial, experiment.seeds, out, device, progress))
     console.print(_rung_table(reports))
     show_warnings(warning for report in reports for warning in report.warnings)
@@ -45,15 +48,15 @@ def adapt(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
     """Mine and fine-tune the generator of FILE up to its last rung, without scoring it."""
     from kinemic.bundle import FILE_NAME
     from kinemic.material import Material, mine_pools, start_adaptation
-    from kinemic.trial import generator_bundle
+    from kinemic.stages import generator_bundle
 
     with progress_bars() as progress:
         experiment, inputs, device = _prepared(file, settings, runs, device, out, progress)
         material = Material.open(inputs, device)
         mined = mine_pools(material, experiment.trial.mining) if experiment.trial.loss.mines else None
-        adaptation = start_adaptation(material, mined, experiment.trial, experiment.seeds, device)
+        adaptation = start_adaptation(material, mined, experiment.trial, experiment.seeds[0], device)
         losses = adaptation.run(experiment.trial.adapt.rungs[-1], progress)
-        generator_bundle(material, adaptation, experiment.trial, experiment.seeds).save(out / FILE_NAME)
+        generator_bundle(material, adaptation, experiment.trial, experiment.seeds[0]).save(out / FILE_NAME)
     show_warnings(mined.warnings if mined else ())
     console.print("mean losses: " + "  ".join(f"{name} {value:.4g}" for name, value in losses.items()))
     console.print(f"wrote {out / FILE_NAME}")
@@ -103,14 +106,14 @@ def classify(file: Path, settings: tuple[str, ...], runs: Path, device: str | No
     from kinemic.data.splits import load_trial_data
     from kinemic.device import resolve_device
     from kinemic.inputs import prepare_trial_data
-    from kinemic.trial import score_on
+    from kinemic.scoring import score_on
 
     experiment, device = load_experiment(file, settings), resolve_device(device)
     judge = experiment.trial.judge
     with progress_bars() as progress:
         data = load_trial_data(prepare_trial_data(experiment.data, runs / "cache", progress))
         made = _read_synthetic(synthetic, data.corpus.classes) if synthetic else None
-        verdicts = score_on(data, made, judge, experiment.seeds.judge, device, progress)
+        verdicts = score_on(data, made, judge, experiment.seeds[0].judge, device, progress)
     accuracies = [v.accuracy for v in verdicts]
     table = Table("class", "dev accuracy", title=f"judge {judge.profile}, {len(verdicts)} seeds")
     for c, name in enumerate(data.corpus.classes):

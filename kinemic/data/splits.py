@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from kinemic.config import IdList, SplitConfig
 from kinemic.data.corpus import Clip, Corpus, Part, Role, is_corpus
@@ -23,16 +25,29 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TrialData:
-    """A trial's target clips: indices of the few shots (train) and of the clips that score it (dev)."""
+    """A trial's target clips: indices of the few shots (train) and of the clips that score it (dev).
+
+    With k-fold dev there are no dev clips; ``folds`` (train,) then says by which fold each shot is held out.
+    """
 
     corpus: Corpus
     train: Indices
     dev: Indices
+    folds: Indices | None = None
+
+    @property
+    def views(self) -> tuple[TrialData, ...]:
+        """What a trial is adapted and scored on: itself, or for each fold the other shots, scored on the fold's."""
+        if self.folds is None:
+            return (self,)
+        held_out = [self.folds == fold for fold in range(int(self.folds.max()) + 1)]
+        return tuple(TrialData(self.corpus, self.train[~out], self.train[out]) for out in held_out)
 
     @property
     def shared_subjects(self) -> tuple[str, ...]:
         """Subjects on both sides, as recorded lists may have them; a drawn split never has one."""
-        return shared_subjects(self.corpus, self.train, self.dev)
+        shared = (shared_subjects(view.corpus, view.train, view.dev) for view in self.views)
+        return tuple(sorted({subject for subjects in shared for subject in subjects}))
 
 
 @dataclass(frozen=True)
@@ -42,11 +57,13 @@ class Split:
     classes: tuple[str, ...]
     train: Indices
     dev: Indices
+    folds: Indices | None = None  # (train,) by which fold each shot is held out
 
 
 def make_trial_data(target: Corpus, split: SplitConfig, path: Path) -> Corpus:
     """Write the clips of train and dev, and nothing else, as a corpus of role trial.
 
+    With folds there are no dev clips: which fold holds a shot out is written beside them.
     Its statistics are those of the train clips, and so are the captions of its classes where clips have their own.
     Raises DataError for an unknown class or subject, an empty class, fewer clips than shots, no dev clips, a clip on
     both sides, and for a drawn split with a subject on both sides.
@@ -56,7 +73,8 @@ def make_trial_data(target: Corpus, split: SplitConfig, path: Path) -> Corpus:
     statistics = compute_statistics(target.clip(int(i)) for i in train)
     parts: list[tuple[Part, Indices]] = [("train", chosen.train), ("dev", chosen.dev)]
     captions = [_told(target, train, target.classes.index(name)) for name in chosen.classes]
-    return _write_part(target, chosen.classes, captions, parts, "trial", path, statistics)
+    notes = {} if chosen.folds is None else {"folds": chosen.folds.tolist()}
+    return _write_part(target, chosen.classes, captions, parts, "trial", path, statistics, notes)
 
 
 def load_trial_data(path: Path) -> TrialData:
@@ -69,7 +87,13 @@ def load_trial_data(path: Path) -> TrialData:
     if len(foreign):
         name = corpus.names[foreign[0]]
         raise FirewallError(f"{path}: clip {name} is of part {parts[foreign[0]]}; a trial holds train and dev alone")
-    return TrialData(corpus, np.flatnonzero(parts == "train"), np.flatnonzero(parts == "dev"))
+    folds = corpus.notes.get("folds")
+    return TrialData(
+        corpus,
+        np.flatnonzero(parts == "train"),
+        np.flatnonzero(parts == "dev"),
+        None if folds is None else np.array(folds),
+    )
 
 
 def choose_test(
@@ -109,14 +133,18 @@ def choose(target: Corpus, split: SplitConfig) -> Split:
     """Return the clips of a split, in no way dependent on the order of the clips in the corpus; raises DataError."""
     classes = split.classes or target.classes
     of_class = _of_classes(target, classes)
+    if split.folds is not None:
+        return _choose_folds(target, split, classes, of_class)
     if split.dev is None and split.dev_subjects is None:
-        raise DataError("the split has no dev clips to score a trial on; give split.dev_subjects or a list split.dev")
+        raise DataError(
+            "the split has no dev clips to score a trial on; give split.dev_subjects or a list split.dev, "
+            "or hold shots out in turn: split.folds"
+        )
     dev = of_class & (_listed(target, split.dev) if split.dev else _of_subjects(target, split.dev_subjects or ()))
     if split.dev and split.dev_subjects:
         dev &= _of_subjects(target, split.dev_subjects)
-    pool = of_class & _train_pool(target, split)
     shots = split.shots if split.shots is not None or split.train is not None else DEFAULT_SHOTS
-    train = np.flatnonzero(pool) if shots is None else draw(target, classes, pool, shots, split.seed)
+    train = _draw_or_all(target, classes, of_class & _train_pool(target, split), shots, split.seed)
     _need_every_class(target, classes, train, "train")
     _need_every_class(target, classes, np.flatnonzero(dev), "dev")
     chosen = Split(classes, train, np.flatnonzero(dev))
@@ -136,6 +164,50 @@ def draw(target: Corpus, classes: Sequence[str], pool: NDArray[np.bool_], shots:
             raise DataError(f"class {name!r}: {len(have)} clips to draw from, {shots} shots needed")
         chosen += sorted(map(int, have), key=lambda i: _draw_key(seed, target.names[i]))[:shots]
     return np.array(sorted(chosen), dtype=np.int64)
+
+
+def _draw_or_all(
+    target: Corpus, classes: Sequence[str], pool: NDArray[np.bool_], shots: int | None, seed: int
+) -> Indices:
+    return np.flatnonzero(pool) if shots is None else draw(target, classes, pool, shots, seed)
+
+
+def _choose_folds(target: Corpus, split: SplitConfig, classes: Sequence[str], of_class: NDArray[np.bool_]) -> Split:
+    """Return a split whose shots are held out in turn; without ``shots``, subjects or a list every clip is one."""
+    assert split.folds is not None
+    everyone = split.train is None and split.train_subjects is None
+    pool = of_class if everyone else of_class & _train_pool(target, split)
+    train = _draw_or_all(target, classes, pool, split.shots, split.seed)
+    for name in classes:
+        have = int((target.labels[train] == target.classes.index(name)).sum())
+        if have < split.folds:
+            raise DataError(f"class {name!r}: {have} shots for {split.folds} folds; each fold needs one: lower folds")
+    # By name, so that the order of the corpus does not matter.
+    order = sorted(range(len(train)), key=lambda i: target.names[train[i]])
+    folds = np.empty(len(train), np.int64)
+    folds[order] = hold_out(target.labels[train[order]], [target.subjects[i] for i in train[order]], split.folds)
+    return Split(tuple(classes), train, np.empty(0, np.int64), folds)
+
+
+def hold_out(labels: Indices, subjects: Sequence[str | None], folds: int) -> Indices:
+    """Return the fold of each shot, (N,), every class in every fold; where possible no subject is in two folds.
+
+    Possible is it where every subject is known and scikit-learn's greedy grouping leaves each fold, and its rest, every
+    class. Else folds share subjects, and dev accuracy says less about people who are not among the shots.
+    """
+    if None not in subjects and len(set(subjects)) >= folds:
+        grouped = _folds_of(StratifiedGroupKFold(folds), labels, subjects)
+        classes = set(labels.tolist())
+        if all(set(labels[side].tolist()) == classes for f in range(folds) for side in (grouped == f, grouped != f)):
+            return grouped
+    return _folds_of(StratifiedKFold(folds), labels, None)
+
+
+def _folds_of(splitter: StratifiedKFold | StratifiedGroupKFold, labels: Indices, groups: Any) -> Indices:
+    found = np.empty(len(labels), np.int64)
+    for fold, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
+        found[held_out] = fold
+    return found
 
 
 def shared_subjects(corpus: Corpus, train: Indices, dev: Indices) -> tuple[str, ...]:
@@ -225,6 +297,7 @@ def _write_part(
     role: Role,
     path: Path,
     statistics: Statistics,
+    notes: Mapping[str, Any] | None = None,
 ) -> Corpus:
     old = [target.classes.index(name) for name in classes]
     label_of = {label: new for new, label in enumerate(old)}
@@ -238,4 +311,6 @@ def _write_part(
                 texts, segments = target.captions[i], target.segments[i]
                 yield Clip(target.names[i], target.clip(i), texts, label, target.subjects[i], segments, part)
 
-    return Corpus.write(path, clips(), classes, captions, role, statistics, {"target": target.content_hash})
+    return Corpus.write(
+        path, clips(), classes, captions, role, statistics, {"target": target.content_hash} | dict(notes or {})
+    )

@@ -21,7 +21,7 @@ from tests import analytic
 def run_slowly(
     inputs: TrialInputs,
     config: TrialConfig,
-    seeds: TrialSeeds,
+    seeds: tuple[TrialSeeds, ...],
     workdir: Path,
     device: str,
     progress: ProgressCallback,

@@ -1,0 +1,229 @@
+"""The stages of one repetition, each taken from the store where another trial has made it: pools, generator, clips.
+
+The judge's stage is ``scoring.score_kept``. What a stage depends on is its key: a trial that differs downstream alone
+finds everything upstream of that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kinemic.adapt import Adaptation
+from kinemic.bundle import GeneratorBundle
+from kinemic.classify import Classifier, JudgeReport
+from kinemic.config import TrialConfig, TrialSeeds
+from kinemic.errors import CheckpointError
+from kinemic.material import Material, mine_pools, start_adaptation
+from kinemic.mining import MiningResult, Pool
+from kinemic.progress import ProgressCallback, silent
+from kinemic.scoring import score_kept, train_judges
+from kinemic.store import StageStore, digest
+from kinemic.synthesis import Synthetic
+
+POOLS, ADAPTED, SYNTHETIC = "pools", "adapted", "synthetic"
+Made = TypeVar("Made")
+
+
+@dataclass
+class Clock:
+    """Seconds by stage, added up: those that passed, and those that results found in the store had once taken."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Add the block's duration to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def reuse(self, stage: str, seconds: float) -> None:
+        """Add what a result had taken that need not be made again."""
+        if seconds > 0:
+            self.reused[stage] = self.reused.get(stage, 0.0) + seconds
+
+
+class Stages:
+    """One repetition of a trial on one set of few shots: what is asked for is found, or made and kept."""
+
+    def __init__(
+        self,
+        material: Material,
+        config: TrialConfig,
+        seeds: TrialSeeds,
+        store: StageStore,
+        device: str,
+        clock: Clock,
+        progress: ProgressCallback = silent,
+    ) -> None:
+        self.material, self.config, self.seeds, self.store = material, config, seeds, store
+        self.device, self.clock, self.progress = device, clock, progress
+
+    @cached_property
+    def pools(self) -> MiningResult | None:
+        """The mined pools; None where no loss term looks at them."""
+        if not self.config.loss.mines:
+            return None
+        material, mining = self.material, self.config.mining
+        captions = material.data.corpus.class_captions
+        key = digest(material.source.content_hash, captions, material.encoder.id, mining.model_dump(mode="json"))
+        return self._kept(POOLS, "mine", key, lambda: mine_pools(material, mining), _pools_out, _pools_in)
+
+    def adapt(self, steps: int) -> dict[str, float]:
+        """Bring the fine-tuning to a step, from the last rung before it that is there.
+
+        Returns the mean of the loss and of each term over the steps in between, whoever did them.
+        """
+        adaptation = self._adaptation
+        first, before, known = adaptation.step, adaptation.totals, adaptation.seconds
+        with self.clock.time("adapt"):
+            rungs = [s for s in self.config.adapt.rungs if first < s < steps]
+            any(self._restore(s) for s in (steps, *reversed(rungs)))
+            self.clock.reuse("adapt", adaptation.seconds - known)
+            if adaptation.step < steps:
+                adaptation.run(steps, self.progress)
+                adaptation.save(self.store.file(ADAPTED, self._adapted_key(steps)))
+        return {k: (total - before.get(k, 0.0)) / (steps - first) for k, total in adaptation.totals.items()}
+
+    @property
+    def generator(self) -> GeneratorBundle:
+        """The generator as it stands, with everything that generation needs."""
+        return generator_bundle(self.material, self._adaptation, self.config, self.seeds)
+
+    def synthesise(self, bundle: GeneratorBundle) -> Synthetic:
+        """Return the clips of the generator as it stands."""
+        synthesis, seed = self.config.synthesis, self.seeds.generation
+
+        def make() -> Synthetic:
+            return bundle.generate(None, synthesis.clips_per_class, seed, self.device, progress=self.progress)
+
+        key = digest(self._adapted_key(self._adaptation.step), synthesis.model_dump(mode="json"), seed)
+        return self._kept(SYNTHETIC, "synthesise", key, make, _clips_out, _clips_in)
+
+    def judge(self, synthetic: Synthetic | None) -> list[JudgeReport]:
+        """Return the judge's reports on the few shots and these clips, one a judge seed."""
+        with self.clock.time("classify"):
+            reports, reused = score_kept(
+                self.store,
+                self.material.data,
+                synthetic,
+                self.config.judge,
+                self.seeds.judge,
+                self.device,
+                self.progress,
+            )
+        self.clock.reuse("classify", reused)
+        return reports
+
+    def train_judges(self, synthetic: Synthetic | None) -> list[Classifier]:
+        """Return judges trained on the few shots and these clips, one a judge seed, where nothing is left to score."""
+        data, judge = self.material.data, self.config.judge
+        with self.clock.time("classify"):
+            return train_judges(data, synthetic, judge, self.seeds.judge, self.device, self.progress)
+
+    @cached_property
+    def _adaptation(self) -> Adaptation:
+        pools = self.pools
+        with self.clock.time("load"):
+            return start_adaptation(self.material, pools, self.config, self.seeds, self.device)
+
+    def _adapted_key(self, steps: int) -> str:
+        data, pools = self.material.data, self.pools
+        shots = [data.corpus.content_hash, data.train.tolist(), data.corpus.class_captions]
+        # By the pools themselves: settings that give the same ones share what is adapted to them.
+        mined = pools and [self.material.source.content_hash, [pool.indices.tolist() for pool in pools.pools]]
+        return digest(self._adaptation.identity, shots, mined, steps, self.device.partition(":")[0])
+
+    def _restore(self, steps: int) -> bool:
+        key = self._adapted_key(steps)
+        if not self.store.has(ADAPTED, key):
+            return False
+        try:
+            self._adaptation.restore(self.store.file(ADAPTED, key))
+        except CheckpointError:  # damaged, or removed just now: made again, it replaces the file
+            return False
+        return True
+
+    def _kept(
+        self,
+        name: str,
+        stage: str,
+        key: str,
+        make: Callable[[], Made],
+        out: Callable[[Made], tuple[dict[str, Tensor], dict[str, Any]]],
+        back: Callable[[dict[str, Tensor], dict[str, Any]], Made],
+    ) -> Made:
+        with self.clock.time(stage):
+            kept = self.store.read(name, key)
+            if kept is not None:
+                self.clock.reuse(stage, kept[1]["seconds"])
+                return back(*kept)
+            start = time.perf_counter()
+            made = make()
+            tensors, meta = out(made)
+            self.store.write(name, key, tensors, meta | {"seconds": time.perf_counter() - start})
+            return made
+
+
+def generator_bundle(
+    material: Material, adaptation: Adaptation, config: TrialConfig, seeds: TrialSeeds
+) -> GeneratorBundle:
+    """Return the adapted generator with everything that generation needs."""
+    corpus = material.data.corpus
+    return GeneratorBundle(
+        model=adaptation.generator(),
+        model_config=material.prior.config,
+        statistics=material.prior.statistics,
+        diffusion_steps=config.adapt.diffusion_steps,
+        classes=corpus.classes,
+        captions=corpus.class_captions,
+        text=tuple(material.class_text()),
+        lengths=tuple(tuple(n) for n in material.few_shot_lengths),
+        trial=config,
+        seeds=seeds,
+        encoder_id=material.encoder.id,
+    )
+
+
+def _pools_out(mined: MiningResult) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {f"indices.{c}": torch.from_numpy(pool.indices) for c, pool in enumerate(mined.pools)}
+    tensors |= {f"similarities.{c}": torch.from_numpy(pool.similarities) for c, pool in enumerate(mined.pools)}
+    rest = [[float(pool.threshold), bool(pool.fallback), bool(pool.clamped)] for pool in mined.pools]
+    return tensors, {"pools": rest, "warnings": list(mined.warnings)}
+
+
+def _pools_in(tensors: dict[str, Tensor], meta: dict[str, Any]) -> MiningResult:
+    pools = [
+        Pool(tensors[f"indices.{c}"].numpy(), tensors[f"similarities.{c}"].numpy(), *rest)
+        for c, rest in enumerate(meta["pools"])
+    ]
+    return MiningResult(tuple(pools), tuple(meta["warnings"]))
+
+
+def _clips_out(made: Synthetic) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {
+        "features": torch.from_numpy(np.concatenate(made.features)),
+        "frames": torch.tensor([len(clip) for clip in made.features]),
+        "labels": torch.from_numpy(made.labels),
+    }
+    if made.prompts is not None:
+        tensors["prompts"] = torch.from_numpy(made.prompts)
+    return tensors, {"warnings": list(made.warnings)}
+
+
+def _clips_in(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Synthetic:
+    features = [clip.numpy() for clip in torch.split(tensors["features"], tensors["frames"].tolist())]
+    prompts = tensors["prompts"].numpy() if "prompts" in tensors else None
+    return Synthetic(features, tensors["labels"].numpy(), prompts, tuple(meta["warnings"]))

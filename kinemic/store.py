@@ -1,0 +1,136 @@
+"""What stages of trials have made, kept by what it depends on: another trial that needs the same takes it from here.
+
+One file a result, ``STAGE/KEY.safetensors``, written whole or not at all. So workers may write at once: of two that
+make the same, the later file replaces an equal one. Which results stay is decided by when they were last used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from kinemic.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GIGABYTE: Final = 10**9
+STAGES: Final = "stages"  # the folder's name, in the folder of all that is prepared once
+VERSION: Final = 1  # of the code whose results are kept; raised where the same settings come to give other numbers
+_ABANDONED = 24 * 3600.0  # seconds after which what is half written has no writer any more
+
+
+@dataclass(frozen=True)
+class StageStore:
+    """A folder of stage results."""
+
+    folder: Path
+
+    def file(self, stage: str, key: str) -> Path:
+        """Return where a result is, or would be."""
+        return self.folder / stage / f"{key}.safetensors"
+
+    def read(self, stage: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return a result's tensors and metadata; None where there is none, or none that can be read."""
+        from kinemic import checkpoint
+
+        if not self.has(stage, key):
+            return None
+        try:
+            return checkpoint.load(self.file(stage, key))
+        except CheckpointError:  # damaged, or removed just now: made again, it replaces the file
+            return None
+
+    def write(self, stage: str, key: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Keep a result. Raises CheckpointError where the folder can't be written."""
+        from kinemic import checkpoint
+
+        checkpoint.save(self.file(stage, key), tensors, meta)
+
+    def has(self, stage: str, key: str) -> bool:
+        """Say whether there is a result, and note that it is in use."""
+        try:
+            os.utime(self.file(stage, key))
+        except OSError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a store holds, or what was removed from it: files and bytes by stage."""
+
+    files: dict[str, int]
+    bytes: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return sum(self.bytes.values())
+
+
+def digest(*parts: Any) -> str:
+    """Return a hash of JSON-able values, and of bytes, that names a result by what it depends on."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in (VERSION, *parts):
+        plain = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode()
+        found.update(len(plain).to_bytes(8, "little"))
+        found.update(plain)
+    return found.hexdigest()
+
+
+def usage(folder: Path) -> Usage:
+    """Return what a store's folder holds."""
+    return _sum(_results(folder))
+
+
+def collect(folder: Path, limit: int) -> Usage:
+    """Remove what was not used for longest until at most ``limit`` bytes are left; returns what was removed.
+
+    A trial that loses a result makes it again. What killed writers have left half written goes too, after a day.
+    """
+    found = _results(folder)
+    excess, removed = sum(size for _, size, _ in found) - limit, []
+    for path, size, used in sorted(found, key=lambda result: result[2]):
+        if excess <= 0:
+            break
+        path.unlink(missing_ok=True)
+        excess -= size
+        removed.append((path, size, used))
+    _remove_abandoned(folder)
+    return _sum(removed)
+
+
+def _results(folder: Path) -> list[tuple[Path, int, float]]:
+    """Every result with its size and when it was last used."""
+    found = []
+    for path in folder.glob("*/*.safetensors"):
+        try:
+            state = path.stat()
+        except FileNotFoundError:  # another process has just removed it
+            continue
+        found.append((path, state.st_size, state.st_mtime))
+    return found
+
+
+def _sum(results: list[tuple[Path, int, float]]) -> Usage:
+    files: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for path, size, _ in results:
+        stage = path.parent.name
+        files[stage], sizes[stage] = files.get(stage, 0) + 1, sizes.get(stage, 0) + size
+    return Usage(files, sizes)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for room in folder.glob("*/.*"):
+        if room.is_dir() and room.stat().st_mtime < time.time() - _ABANDONED:
+            for half in room.iterdir():
+                half.unlink(missing_ok=True)
+            room.rmdir()

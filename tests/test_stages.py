@@ -1,0 +1,214 @@
+"""Shared stages: a trial that differs downstream makes nothing upstream again, and its numbers stay the same."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from kinemic import store
+from kinemic.classify import PROFILES
+from kinemic.config import TrialSeeds, with_values
+from kinemic.inputs import prepare_inputs
+from kinemic.report import RungReport, TrialInputs
+from kinemic.store import StageStore, collect, digest, usage
+from kinemic.trial import run_trial
+from tests.toy import toy_experiment
+
+EXPERIMENT = toy_experiment()
+FIRST = (TrialSeeds(judge=(0,)),)
+ONE_MEBIBYTE = 1 << 20
+
+
+QUICK = replace(PROFILES["demo"], epochs=1, least_updates=0)
+
+
+@pytest.fixture(autouse=True)
+def _quick_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROFILES, "demo", QUICK)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> TrialInputs:
+    return prepare_inputs(EXPERIMENT, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def inputs(prepared: TrialInputs, tmp_path: Path) -> TrialInputs:
+    return replace(prepared, stages=tmp_path / "stages")
+
+
+def run(inputs: TrialInputs, workdir: Path, seeds: tuple[TrialSeeds, ...] = FIRST, **values: Any) -> list[RungReport]:
+    config = with_values(EXPERIMENT.trial, {path.replace("__", "."): value for path, value in values.items()})
+    return list(run_trial(inputs, config, seeds, workdir))
+
+
+def run_elsewhere(inputs: TrialInputs, workdir: Path) -> list[RungReport]:
+    """Run a trial in a process of its own."""
+    PROFILES["demo"] = QUICK
+    return run(inputs, workdir)
+
+
+def comparable(reports: list[RungReport]) -> list[RungReport]:
+    return [replace(report, seconds={}, reused={}, peak_memory_mb=0.0) for report in reports]
+
+
+def made(inputs: TrialInputs) -> dict[str, int]:
+    assert inputs.stages is not None
+    return usage(inputs.stages).files
+
+
+def test_an_equal_trial_makes_nothing_again(inputs: TrialInputs, tmp_path: Path) -> None:
+    first = run(inputs, tmp_path / "a")
+    stages = {"pools": 1, "adapted": 2, "synthetic": 2, "judged": 2}
+    assert made(inputs) == stages
+    assert all(report.reused == {} for report in first)
+    again = run(inputs, tmp_path / "b")
+    assert made(inputs) == stages
+    assert comparable(again) == comparable(first)
+    assert again[0].reused.keys() == {"mine", "adapt", "synthesise", "classify"}
+    assert again[1].reused.keys() == {"adapt", "synthesise", "classify"}
+    # What was once paid is what the first trial paid, but for the reading and writing around it.
+    for one, other in zip(first, again, strict=True):
+        assert 0 < other.reused["adapt"] <= one.seconds["adapt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "more"),
+    [
+        ({"synthesis__guidance": 1.5}, {"synthetic": 2, "judged": 2}),
+        ({"judge__augment": True}, {"judged": 2}),
+        ({"judge__keep": True}, {}),
+        ({"adapt__learning_rate": 1e-3}, {"adapted": 2, "synthetic": 2, "judged": 2}),
+        ({"adapt__rungs": (2, 4, 5)}, {"adapted": 1, "synthetic": 1, "judged": 1}),
+        ({"mining__top_k": 6}, {"pools": 1, "adapted": 2, "synthetic": 2, "judged": 2}),
+        ({"mining__min_pool": 3}, {"pools": 1}),  # the same clips come out, so what is adapted to them is the same
+    ],
+)
+def test_a_trial_makes_what_lies_downstream_of_its_difference(
+    change: dict[str, Any], more: dict[str, int], inputs: TrialInputs, tmp_path: Path
+) -> None:
+    run(inputs, tmp_path / "a")
+    before = made(inputs)
+    run(inputs, tmp_path / "b", **change)
+    assert {stage: n - before[stage] for stage, n in made(inputs).items() if n > before[stage]} == more
+
+
+def test_other_seeds_share_what_does_not_depend_on_them(inputs: TrialInputs, tmp_path: Path) -> None:
+    run(inputs, tmp_path / "a")
+    before = made(inputs)
+    run(inputs, tmp_path / "b", (TrialSeeds(generation=1, judge=(0,)),))
+    between = made(inputs)
+    assert {stage: between[stage] - before[stage] for stage in before} == {
+        "pools": 0, "adapted": 0, "synthetic": 2, "judged": 2,
+    }  # fmt: skip
+    run(inputs, tmp_path / "c", (TrialSeeds(adaptation=1, judge=(0,)),))
+    assert {stage: made(inputs)[stage] - between[stage] for stage in before} == {
+        "pools": 0, "adapted": 2, "synthetic": 2, "judged": 2,
+    }  # fmt: skip
+
+
+def test_other_shots_share_nothing_but_the_pools(inputs: TrialInputs, tmp_path: Path) -> None:
+    run(inputs, tmp_path / "a")
+    split = EXPERIMENT.data.split.model_copy(update={"shots": 1})
+    other = EXPERIMENT.model_copy(update={"data": EXPERIMENT.data.model_copy(update={"split": split})})
+    fewer = replace(prepare_inputs(other, inputs.cache.parent), stages=inputs.stages)
+    run(fewer, tmp_path / "b")
+    assert made(inputs) == {"pools": 1, "adapted": 4, "synthetic": 4, "judged": 4}
+
+
+@pytest.mark.parametrize("lost", ["pools", "adapted", "synthetic", "judged"])
+def test_what_is_lost_or_damaged_is_made_again_with_the_same_numbers(
+    lost: str, inputs: TrialInputs, tmp_path: Path
+) -> None:
+    assert inputs.stages is not None
+    whole = run(inputs, tmp_path / "a")
+    files = sorted((inputs.stages / lost).iterdir())
+    files[0].unlink()
+    for file in files[1:]:
+        file.write_bytes(file.read_bytes()[:-7])
+    assert comparable(run(inputs, tmp_path / "b")) == comparable(whole)
+    for file in files:
+        assert file.exists()
+
+
+def test_a_trial_goes_on_though_its_last_rung_was_collected(inputs: TrialInputs, tmp_path: Path) -> None:
+    assert inputs.stages is not None
+    whole = run(inputs, tmp_path / "a")
+    shutil.rmtree(tmp_path / "a" / "rung-4")
+    shutil.rmtree(inputs.stages)
+    assert comparable(run(inputs, tmp_path / "a")) == comparable(whole)
+
+
+def test_every_repetition_is_scored_at_the_last_rung_and_all_its_values_are_kept(
+    inputs: TrialInputs, tmp_path: Path
+) -> None:
+    seeds = tuple(TrialSeeds(adaptation=k, generation=k, judge=(0, 1)) for k in range(2))
+    reports = run(inputs, tmp_path / "both", seeds)
+    assert [(r.steps, r.repetition, r.step, r.last) for r in reports] == [
+        (2, 0, 2, False), (4, 0, 4, False), (4, 1, 5, True),
+    ]  # fmt: skip
+    alone = [run(inputs, tmp_path / str(k), (each,))[-1].accuracies for k, each in enumerate(seeds)]
+    assert reports[-1].accuracies == (*alone[0], *alone[1])
+    assert reports[-1].by_repetition == tuple(alone)
+    # A trial cut off between two repetitions goes on.
+    shutil.rmtree(tmp_path / "both" / "rung-4-repetition-1")
+    assert comparable(run(inputs, tmp_path / "both", seeds)) == comparable(reports)
+
+
+def test_workers_that_write_at_once_leave_whole_results(inputs: TrialInputs, tmp_path: Path) -> None:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(run_elsewhere, inputs, tmp_path / str(n)) for n in range(2)]
+        results = [comparable(job.result()) for job in jobs]
+    assert results[0] == results[1]
+    assert made(inputs) == {"pools": 1, "adapted": 2, "synthetic": 2, "judged": 2}
+    assert inputs.stages is not None
+    assert not list(inputs.stages.glob("*/.*"))
+
+
+def filled(folder: Path, sizes: dict[str, int]) -> StageStore:
+    """A store with a result of each size, the first used longest ago."""
+    import os
+
+    kept = StageStore(folder)
+    for age, (name, size) in enumerate(sizes.items()):
+        kept.write("adapted", name, {"weights": torch.zeros(size // 4)}, {})
+        os.utime(kept.file("adapted", name), (1000 + age, 1000 + age))
+    return kept
+
+
+def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
+    kept = filled(tmp_path, dict.fromkeys("abcd", ONE_MEBIBYTE))
+    assert kept.read("adapted", "a") is not None  # in use again
+    removed = collect(tmp_path, int(2.5 * ONE_MEBIBYTE))
+    assert removed.files == {"adapted": 2}
+    assert [name for name in "abcd" if kept.has("adapted", name)] == ["a", "d"]
+    assert collect(tmp_path, int(2.5 * ONE_MEBIBYTE)).total == 0
+    assert collect(tmp_path, 0).files == {"adapted": 2}
+    assert usage(tmp_path).total == 0
+
+
+def test_what_killed_writers_left_goes_after_a_day(tmp_path: Path) -> None:
+    import os
+
+    filled(tmp_path, {"a": 8})
+    fresh, old = tmp_path / "adapted" / ".b.x", tmp_path / "adapted" / ".c.x"
+    for room in (fresh, old):
+        room.mkdir()
+        (room / "half.safetensors").write_bytes(b"half")
+    os.utime(old, (1000, 1000))
+    collect(tmp_path, ONE_MEBIBYTE)
+    assert (fresh.exists(), old.exists()) == (True, False)
+
+
+def test_other_code_finds_nothing_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest("x", 1), digest("x", 2), digest(b"x", 1)
+    assert len(set(before)) == 3
+    monkeypatch.setattr(store, "VERSION", store.VERSION + 1)
+    assert digest("x", 1) != before[0]
