@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -92,20 +91,17 @@ def record(
             raise ConfigError(f"{file} holds a table of other configurations; give another --file, or delete it")
         table = found
     done = {(run.configuration, run.seed) for run in table.runs}
-    pool = ProcessPoolExecutor(workers, get_context("spawn"))
-    try:
-        jobs = []
-        for first in range(0, len(planned), variants):  # one process runs a group: its configurations share stages
-            members = range(first, first + variants)
-            missing = [seed for seed in range(seeds) if not done >= {(n, seed) for n in members}]
-            trials = {n: with_values(config.trial, planned[n].values) for n in members}
-            jobs += [pool.submit(run_group, inputs, trials, seed) for seed in missing]
-        for job in as_completed(jobs):
-            table = table.model_copy(update={"runs": (*table.runs, *job.result())})
+    jobs = []
+    for first in range(0, len(planned), variants):
+        members = range(first, first + variants)
+        missing = [seed for seed in range(seeds) if not done >= {(n, seed) for n in members}]
+        trials = {n: with_values(config.trial, planned[n].values) for n in members}
+        jobs += [Job(inputs, trials, seed, config.judge_seeds) for seed in missing]
+    with get_context("spawn").Pool(workers) as pool:
+        for runs in pool.imap_unordered(run_group, jobs):
+            table = table.model_copy(update={"runs": (*table.runs, *runs)})
             write_text(file, table.model_dump_json())
             yield table
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def plan(
@@ -123,16 +119,27 @@ def plan(
     return tuple(made)
 
 
-def run_group(inputs: TrialInputs, trials: Mapping[int, TrialConfig], seed: int) -> list[Run]:
-    """Run the configurations of a group one after another under one pair of seeds, with judges of their own.
+@dataclass(frozen=True)
+class Job:
+    """A group's configurations, by number, to be run under one pair of seeds: one process, for they share stages."""
+
+    inputs: TrialInputs
+    trials: Mapping[int, TrialConfig]
+    seed: int
+    judges: int
+
+
+def run_group(job: Job) -> list[Run]:
+    """Run the configurations of a group one after another; each pair of seeds has judges of its own.
 
     They share stages with each other alone, so that what a reused stage took is known.
     """
-    seeds = TrialSeeds(adaptation=seed, generation=seed, judge=(2 * seed, 2 * seed + 1))
+    judges = tuple(range(job.judges * job.seed, job.judges * (job.seed + 1)))
+    seeds = TrialSeeds(adaptation=job.seed, generation=job.seed, judge=judges)
     runs, made = list[Run](), dict[int, dict[str, float]]()
     with TemporaryDirectory() as stages:
-        inputs = replace(inputs, stages=Path(stages))
-        for number, config in trials.items():
+        inputs = replace(job.inputs, stages=Path(stages))
+        for number, config in job.trials.items():
             rungs, failure = list[Rung](), ""
             try:
                 for report, share in reports(inputs, config, seeds):
@@ -141,7 +148,7 @@ def run_group(inputs: TrialInputs, trials: Mapping[int, TrialConfig], seed: int)
                     rungs.append(Rung(steps=report.steps, accuracies=report.accuracies, seconds=seconds))
             except KinemicError as error:
                 failure = f"{type(error).__name__}: {error}"
-            runs.append(Run(configuration=number, seed=seed, rungs=tuple(rungs), failure=failure))
+            runs.append(Run(configuration=number, seed=job.seed, rungs=tuple(rungs), failure=failure))
     return runs
 
 

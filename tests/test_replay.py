@@ -68,7 +68,7 @@ def test_a_table_is_drawn_in_groups_of_one_generator_and_starts_with_the_publish
 def test_an_interrupted_recording_goes_on_and_shares_what_is_adapted(tmp_path: Path) -> None:
     space = {path: BOTH[path] for path in ("adapt.learning_rate", "synthesis.guidance")}
     trial = TOY["trial"] | {"adapt": TOY["trial"]["adapt"] | {"rungs": [2]}}
-    config = validate(TOY | {"name": "toy", "space": space, "trial": trial}, "toy")
+    config = validate(TOY | {"name": "toy", "space": space, "trial": trial, "seeds": {"judge": [0]}}, "toy")
     file, cache = tmp_path / "table.json", tmp_path / "cache"
     recording = record(config, file, cache, groups=2, variants=2, seeds=1, workers=1)
     first = next(recording)
@@ -80,7 +80,7 @@ def test_an_interrupted_recording_goes_on_and_shares_what_is_adapted(tmp_path: P
     assert [(run.configuration, run.seed) for run in whole.runs] == [(n, 0) for n in range(4)]
     for run in whole.runs:
         assert [rung.steps for rung in run.rungs] == [2]
-        assert all(len(rung.accuracies) == 2 for rung in run.rungs)
+        assert all(len(rung.accuracies) == 1 for rung in run.rungs)
     for leader, variant in (whole.runs[:2], whole.runs[2:]):
         for stage in SHARED:  # the variant found these, and costs what they had cost
             assert [r.seconds.get(stage) for r in leader.rungs] == [r.seconds.get(stage) for r in variant.rungs]
@@ -111,11 +111,14 @@ def test_every_proposal_becomes_the_nearest_configuration_that_was_not_run(recor
 def test_halving_reaches_the_best_sooner_than_random_search_where_early_rungs_rank_perfectly(
     recorded: Recorded,
 ) -> None:
-    def median_seconds(method: Method) -> float:
+    def seconds(pruner: str) -> list[float]:
         best, full = recorded.best(seen=0), 24 * recorded.trial_seconds
-        return quartiles([seconds_to(reached, best) for reached in replay(recorded, method, 12, full)])[0]
+        return [seconds_to(reached, best) for reached in replay(recorded, Method("random", pruner), 4, full)]
 
-    assert median_seconds(Method("random", "successive_halving")) < median_seconds(Method("random"))
+    random, halving = seconds("none"), seconds("successive_halving")
+    # Random proposals do not depend on what is stopped, and what is best is best at every rung.
+    assert all(sooner <= later < math.inf for sooner, later in zip(halving, random, strict=True))
+    assert sum(halving) < 0.95 * sum(random)
 
 
 def test_variants_pay_no_adaptation_twice(recorded: Recorded) -> None:
