@@ -22,7 +22,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from benchmarks.table import FILE, Configuration, Run, Rung, Table
+from benchmarks.table import FILE, SHARED, Configuration, Run, Rung, Table
 from kinemic.report import RungReport, mean
 from search import study as studies
 from search.config import PrunerConfig, SearchConfig, validate
@@ -31,9 +31,8 @@ from search.ledger import Assignment, Ledger
 from search.resources import Share
 from search.space import CategoricalDomain, Domain, Scalar, suggest
 
-BUDGETS = (4, 8, 12, 16, 24)  # seconds of so many full trials
+BUDGETS = (2, 4, 8, 16)  # seconds of so many full trials
 NEAR_BEST = 0.95  # of the table's best
-CHEAP_STAGES = ("synthesise", "classify")  # what a variant still costs: its generators are there
 VARIANTS = 3
 
 
@@ -229,7 +228,7 @@ def is_variant(study: optuna.Study, assignment: Assignment) -> bool:
 
 def cost(rung: Rung, variant: bool) -> float:
     """Return the seconds of a rung; a variant's adaptation was paid by its leader."""
-    return sum(s for stage, s in rung.seconds.items() if stage in CHEAP_STAGES or not variant)
+    return sum(s for stage, s in rung.seconds.items() if not (variant and stage in SHARED))
 
 
 def at(reached: Sequence[Reached], seconds: float) -> float:

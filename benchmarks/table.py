@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from kinemic.errors import ConfigError, KinemicError
 from kinemic.files import write_text
 from kinemic.inputs import prepare_inputs
 from kinemic.report import RungReport, TrialInputs, mean
+from kinemic.trial import run_trial
 from search.config import SearchConfig, load
 from search.space import Domain, Scalar, dear_paths, published_values, resolve_space, suggest
 
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parent.parent
 SEARCH = ROOT / "examples" / "demo.yaml"
 SETTINGS = ("trial.adapt.rungs=[25, 50, 100]",)
 FILE = ROOT / "benchmarks" / "table.json"
+SHARED = ("mine", "adapt")  # stages that configurations with the same dear values share
 
 
 class Rung(Frozen):
@@ -89,20 +91,17 @@ def record(
             raise ConfigError(f"{file} holds a table of other configurations; give another --file, or delete it")
         table = found
     done = {(run.configuration, run.seed) for run in table.runs}
-    pool = ProcessPoolExecutor(workers, get_context("spawn"))
-    try:
-        jobs = []
-        for first in range(0, len(planned), variants):  # one process runs a group: its configurations share stages
-            members = range(first, first + variants)
-            missing = [seed for seed in range(seeds) if not done >= {(n, seed) for n in members}]
-            trials = {n: with_values(config.trial, planned[n].values) for n in members}
-            jobs += [pool.submit(run_group, inputs, trials, seed) for seed in missing]
-        for job in as_completed(jobs):
-            table = table.model_copy(update={"runs": (*table.runs, *job.result())})
+    jobs = []
+    for first in range(0, len(planned), variants):
+        members = range(first, first + variants)
+        missing = [seed for seed in range(seeds) if not done >= {(n, seed) for n in members}]
+        trials = {n: with_values(config.trial, planned[n].values) for n in members}
+        jobs += [Job(inputs, trials, seed, config.judge_seeds) for seed in missing]
+    with get_context("spawn").Pool(workers) as pool:
+        for runs in pool.imap_unordered(run_group, jobs):
+            table = table.model_copy(update={"runs": (*table.runs, *runs)})
             write_text(file, table.model_dump_json())
             yield table
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def plan(
@@ -120,43 +119,56 @@ def plan(
     return tuple(made)
 
 
-def run_group(inputs: TrialInputs, trials: Mapping[int, TrialConfig], seed: int) -> list[Run]:
-    """Run the configurations of a group one after another under one pair of seeds, with judges of their own."""
-    seeds = TrialSeeds(adaptation=seed, generation=seed, judge=(2 * seed, 2 * seed + 1))
+@dataclass(frozen=True)
+class Job:
+    """A group's configurations, by number, to be run under one pair of seeds: one process, for they share stages."""
+
+    inputs: TrialInputs
+    trials: Mapping[int, TrialConfig]
+    seed: int
+    judges: int
+
+
+def run_group(job: Job) -> list[Run]:
+    """Run the configurations of a group one after another; each pair of seeds has judges of its own.
+
+    They share stages with each other alone, so that what a reused stage took is known.
+    """
+    judges = tuple(range(job.judges * job.seed, job.judges * (job.seed + 1)))
+    seeds = TrialSeeds(adaptation=job.seed, generation=job.seed, judge=judges)
     runs, made = list[Run](), dict[int, dict[str, float]]()
-    for number, config in trials.items():
-        rungs, failure = list[Rung](), ""
-        try:
-            for report, share in reports(inputs, config, seeds):
-                seconds = unshared(report, share, made.get(report.steps, {}))
-                made.setdefault(report.steps, seconds)
-                rungs.append(Rung(steps=report.steps, accuracies=report.accuracies, seconds=seconds))
-        except KinemicError as error:
-            failure = f"{type(error).__name__}: {error}"
-        runs.append(Run(configuration=number, seed=seed, rungs=tuple(rungs), failure=failure))
+    with TemporaryDirectory() as stages:
+        inputs = replace(job.inputs, stages=Path(stages))
+        for number, config in job.trials.items():
+            rungs, failure = list[Rung](), ""
+            try:
+                for report, share in reports(inputs, config, seeds):
+                    seconds = unshared(report, share, made.get(report.steps, {}))
+                    made.setdefault(report.steps, seconds)
+                    rungs.append(Rung(steps=report.steps, accuracies=report.accuracies, seconds=seconds))
+            except KinemicError as error:
+                failure = f"{type(error).__name__}: {error}"
+            runs.append(Run(configuration=number, seed=job.seed, rungs=tuple(rungs), failure=failure))
     return runs
 
 
 def reports(inputs: TrialInputs, config: TrialConfig, seeds: TrialSeeds) -> Iterator[tuple[RungReport, float]]:
     """Yield each rung of a trial and the share of a core that it got: the machine may have other work."""
-    from kinemic.trial import run_trial
-
     with TemporaryDirectory() as workdir:
         wall, core = time.perf_counter(), time.process_time()
-        for report in run_trial(inputs, config, seeds, Path(workdir)):
+        for report in run_trial(inputs, config, (seeds,), Path(workdir)):
             share = (time.process_time() - core) / (time.perf_counter() - wall)
             yield report, min(share, 1.0)
             wall, core = time.perf_counter(), time.process_time()
 
 
 def unshared(report: RungReport, share: float, made: Mapping[str, float]) -> dict[str, float]:
-    """Return a rung's seconds of a core by stage, as if no stage had been shared.
+    """Return a rung's seconds of a core by stage as if nothing had been shared.
 
-    A stage that was reused costs what it did where it was ``made``; one made before this recording, what it says.
+    A reused stage costs what it did where it was ``made``; where that run failed, what the store says of it.
     """
     seconds = {stage: value * share for stage, value in report.seconds.items()}
-    for stage, value in getattr(report, "reused", {}).items():
-        seconds[stage] = made.get(stage, seconds.get(stage, 0.0) + value)
+    seconds |= {stage: made.get(stage, value) for stage, value in report.reused.items() if stage in SHARED}
     return {stage: round(value, 4) for stage, value in seconds.items()}
 
 
