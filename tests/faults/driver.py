@@ -17,6 +17,8 @@ from search.config import load
 from search.folder import SearchFolder
 from tests import analytic
 
+COMPUTED = "computed.txt"  # one line a rung that was computed and stored, in the folder of searches: trial and steps
+
 
 def run_slowly(
     inputs: TrialInputs,
@@ -26,9 +28,16 @@ def run_slowly(
     device: str,
     progress: ProgressCallback,
 ) -> Iterator[RungReport]:
-    """Yield the analytic trial's reports, slowly enough to be killed in the middle."""
-    for report in analytic.run_trial(inputs, config, seeds, workdir, device, progress):
-        time.sleep(0.05)
+    """Yield the analytic trial's reports, slowly enough to be killed in the middle; the new ones are accounted for."""
+    rungs = config.adapt.rungs
+    reports = analytic.run_trial(inputs, config, seeds, workdir, device, progress)
+    for steps in rungs:
+        stored = (workdir / f"rung-{steps}" / "report.json").exists()
+        report = next(reports)
+        if not stored:
+            with (inputs.source.parent / COMPUTED).open("a", encoding="utf-8") as account:
+                account.write(f"{workdir.parent.name}/{workdir.name} {steps}\n")
+        time.sleep(0.05 if len(rungs) > 1 else 0.3)  # runs again have one rung
         yield report
 
 
