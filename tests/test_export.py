@@ -162,32 +162,28 @@ def test_a_check_takes_the_models_own_few_shots_alone(
     assert line in capsys.readouterr().err
 
 
-def test_the_confirmed_winner_is_exported_and_another_trial_if_it_is_named(searched: Searched, tmp_path: Path) -> None:
+def test_the_confirmed_winner_is_exported_or_the_trial_that_is_named(
+    searched: Searched, exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = yaml.safe_load((exported.folder / "config.yaml").read_text())["chosen"]
+    assert chosen.startswith(f"trial {searched.number}: dev accuracy ")
+    for text in (exported.shown, (exported.folder / "README.md").read_text()):
+        assert chosen in text
     folder = SearchFolder(searched.runs / "mine")
-    finished = studies.best_trials(studies.open_study(folder.config(), folder.path, searched.study), 3)
-    other = finished[-1].number
-    assert other != searched.number
-    shutil.copyfile(searched.generator, folder.trials / f"{other:04d}" / "generator.safetensors")
-    row = {
-        "key": f"trial_{other}",
-        "title": "x",
-        "baseline": False,
-        "dev_accuracies": [],
-        "dev_mean": 0.5,
-        "dev_se": None,
-    }
-    facts = {"judge": "small", "steps": 1, "repetitions": 2, "judge_seeds": 1, "runs": {}, "rows": [row]}
-    folder.confirmation_file.write_text(json.dumps({"search": "mine", "winner": f"trial_{other}", **facts}))
+    winner, named = {0, 1, 2} - {searched.number}
+    for number in (winner, named):  # it is told by what it misses
+        (folder.trials / f"{number:04d}" / "generator.safetensors").unlink(missing_ok=True)
+    key = f"trial_{winner}"
+    row = {"key": key, "title": "x", "baseline": False, "dev_accuracies": [], "dev_mean": 0.5, "dev_se": None}
+    more = {"judge": "small", "steps": 1, "repetitions": 2, "judge_seeds": 1, "runs": {}, "rows": [row]}
+    folder.confirmation_file.write_text(json.dumps({"search": "mine", "winner": key, **more}))
     try:
-        assert searched.export(tmp_path / "winner", "--no-register") == 0
-        assert searched.export(tmp_path / "named", "--no-register", "--trial", str(searched.number)) == 0
+        assert searched.export(tmp_path / "model") == 2
+        assert f"trial {winner} left no generator.safetensors" in capsys.readouterr().err
+        assert searched.export(tmp_path / "model", "--trial", str(named)) == 2
+        assert f"trial {named} left no" in capsys.readouterr().err
     finally:
         folder.confirmation_file.unlink()
-    for name, number, how in (("winner", other, "confirmed winner"), ("named", searched.number, "as asked for")):
-        config = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
-        assert config["trial"] == number
-        assert how in config["chosen"]
-        assert config["chosen"] in (tmp_path / name / "README.md").read_text()
 
 
 @pytest.fixture
