@@ -3,16 +3,21 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+SYSTEM := $(VENV)/.installed-system
 # A fresh name each time: a finished search is never overwritten.
 DEMO ?= demo-$(shell date +%m%d-%H%M%S)
 
-.PHONY: demo test faults parity lint bench golden-folder
+.PHONY: demo test system-test faults parity lint bench golden-folder
 
 demo: $(READY)
 	$(BIN)/kinemic search run examples/demo.yaml --set name=$(DEMO)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# What is looked at in a browser; needs an installed Chromium beside what pip brings.
+system-test: $(SYSTEM)
+	$(BIN)/python -m pytest tests/system
 
 # What make test tries a sample of: 20 random kill -9 of searches, and a driver that dies at every write to its study.
 faults: $(READY)
@@ -37,4 +42,8 @@ golden-folder:
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+$(SYSTEM): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,system]"
 	@touch $@

@@ -1,7 +1,7 @@
 """The pictures of the MLflow page and of the report in the README: ``python -m docs.screenshots NAME --runs DIR``.
 
-Needs ``pip install -e .[screenshots]`` and an installed Chromium. Serves the store of the finished search NAME, opens
-the pages as a user would, and writes small PNGs.
+Needs ``pip install -e .[system]`` and an installed Chromium. Serves the store of the finished search NAME, opens
+the pages as a user would, and writes small PNGs. ``tests/system`` looks at the same pages.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -26,13 +28,14 @@ from playwright.sync_api import Page, sync_playwright
 from kinemic.errors import KinemicError
 from search.api import result
 from search.folder import find
-from search.server import check_reachable, server_command
+from search.server import check_reachable
 from search.tracking import ROLE_TAG, STUDY_TAG
 from search.view import trials_link
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 COMPARED = 3
 COLOURS = 128
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 # The page's own advertisement opens over the runs on a first visit.
 QUIET = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
 
@@ -56,8 +59,7 @@ def main() -> None:
         page.get_by_text("Show more").first.click()
         page.get_by_text("Description", exact=True).first.scroll_into_view_if_needed()
         snap(page, options.out / "parent.png")
-        runs = ",".join(f'"{run.info.run_id}"' for run in trials[:COMPARED])
-        page.goto(f'{uri}/#/compare-runs?runs=[{runs}]&experiments=["{experiment}"]')
+        page.goto(comparison(uri, trials[:COMPARED]))
         page.wait_for_selector("text=Parallel Coordinates Plot")
         snap(page, options.out / "compare.png")
         page.goto(found.report.resolve().as_uri())
@@ -75,27 +77,31 @@ def tracked(uri: str, study: str) -> tuple[Run, list[Run]]:
     return parent, list(client.search_runs(experiments, finished, order_by=["metrics.`dev_accuracy` DESC"]))
 
 
+def comparison(uri: str, runs: Sequence[Run]) -> str:
+    """Return the address of the page that compares these runs."""
+    ids = ",".join(f'"{run.info.run_id}"' for run in runs)
+    return f'{uri}/#/compare-runs?runs=[{ids}]&experiments=["{runs[0].info.experiment_id}"]'
+
+
 @contextmanager
-def served(runs: Path) -> Iterator[str]:
-    """Serve the default store in ``runs`` by MLflow's own server while the block lasts."""
+def served(runs: Path, said: int | IO[bytes] = subprocess.DEVNULL) -> Iterator[str]:
+    """Serve the default store in ``runs`` by ``kinemic search ui`` while the block lasts; ``said`` gets its output."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = server_command(f"sqlite:///{(runs / 'mlflow.db').resolve()}", runs / "mlflow-artifacts", port)
     server = subprocess.Popen(
-        ["/bin/sh", "-c", f"exec env {command}"],
-        stdout=subprocess.DEVNULL,
+        [sys.executable, "-m", "kinemic.cli", "search", "ui", "--runs", str(runs), "--port", str(port)],
+        stdout=said,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     uri = f"http://127.0.0.1:{port}"
     try:
         while server.poll() is None:
-            try:
+            with suppress(KinemicError):
                 check_reachable(uri)
                 break
-            except KinemicError:
-                time.sleep(0.5)
+            time.sleep(0.5)
         yield uri
     finally:
         os.killpg(server.pid, signal.SIGTERM)
@@ -104,10 +110,15 @@ def served(runs: Path) -> Iterator[str]:
 
 @contextmanager
 def browser() -> Iterator[Page]:
-    """Yield a page of a fresh headless Chromium."""
+    """Yield a page of a fresh headless Chromium that finds nothing outside this machine.
+
+    Raises KinemicError where no Chromium is installed.
+    """
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        raise KinemicError(f"expected a browser on PATH ({', '.join(BROWSERS)}), found none; apt-get install chromium")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", OFFLINE])
         context = chromium.new_context(viewport={"width": 1280, "height": 760})
         context.add_init_script(QUIET)
         context.set_default_timeout(300_000)

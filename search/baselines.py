@@ -13,6 +13,8 @@ from search import study as studies
 from search.config import SearchConfig
 from search.space import Domain, Scalar, published_values
 
+_TRIAL = "trial_"  # what a candidate's key begins with, before its number
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -38,6 +40,12 @@ def contenders(
 def candidates(study: optuna.Study, config: SearchConfig, count: int) -> list[Contender]:
     """Return the best trials of a search, best first. Raises KinemicError without one."""
     return [_candidate(config, trial) for trial in studies.best_trials(study, count)]
+
+
+def trial_number(key: str) -> int | None:
+    """Return the number of the trial that a candidate's key stands for, None for a baseline's key."""
+    number = key.removeprefix(_TRIAL)
+    return int(number) if number != key else None
 
 
 def baselines(config: SearchConfig, space: Mapping[str, Domain], source_clips: int) -> list[Contender]:
@@ -85,7 +93,7 @@ def _published(config: SearchConfig, space: Mapping[str, Domain], source_clips: 
 def _candidate(config: SearchConfig, trial: FrozenTrial) -> Contender:
     note = ", the published one" if studies.is_published(trial) else ""
     values = studies.trial_values(trial)
-    return Contender(f"trial_{trial.number}", f"trial {trial.number}{note}", _last_rung(config, values))
+    return Contender(f"{_TRIAL}{trial.number}", f"trial {trial.number}{note}", _last_rung(config, values))
 
 
 def _last_rung(config: SearchConfig, values: Mapping[str, Scalar]) -> TrialConfig:

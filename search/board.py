@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from search.status import TrialRow
 from search.tracking import Tracker
-from search.wording import accuracy, percent, ranked, settings, states
+from search.wording import accuracy, described, percent, ranked, states
 
 NOTE_TAG = "mlflow.note.content"  # the description on a run's page, Markdown
 GOAL = "best_dev_accuracy"
@@ -103,7 +103,7 @@ def description(
 
 
 def _cells(row: TrialRow) -> tuple[str, ...]:
-    said = "published configuration" if row.published else settings(row.values, _SHOWN_VALUES)
+    said = described(row, _SHOWN_VALUES)
     # A bar would end the cell.
     unbroken = accuracy(row).replace(" ", "\u00a0")
     return str(row.number), unbroken, str(row.steps), f"{row.seconds:.1f}", said.replace("|", "/")

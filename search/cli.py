@@ -126,21 +126,15 @@ def status(name: str, runs: Path) -> None:
 @runs_option
 @click.argument("name")
 def best(name: str, runs: Path) -> None:
-    """Show the best trial of the search NAME: number, dev accuracy, settings ready to paste."""
-    from kinemic.report import shown
-    from search import study as studies
+    """Show the trial of NAME to use, the confirmed winner or else the best on dev: settings ready to paste."""
+    from search.choice import choose
     from search.export import settings
-    from search.status import trial_rows
+    from search.study import trial_values
 
-    _, _, study = _open(name, runs)
-    number = studies.best_trial(study).number
-    row = next(row for row in trial_rows(study) if row.number == number)
-    assert row.accuracy is not None
-    console.print(
-        f"trial {number}: dev accuracy {row.accuracy:.4f} +- {shown(row.accuracy_se, 4)} "
-        "(standard error over judge seeds; chosen on these clips)"
-    )
-    for setting in settings(dict(row.values)):
+    _, folder, study = _open(name, runs)
+    chosen = choose(folder, study)
+    console.print(chosen.line, soft_wrap=True)
+    for setting in settings(trial_values(chosen.trial)):
         console.print(f"--set {setting}")
 
 
@@ -170,15 +164,17 @@ def report(name: str, runs: Path, out: Path | None) -> None:
 @runs_option
 @click.option("--register-as", metavar="MODEL", default=None, help="Name in MLflow's model registry.  [default: NAME]")
 @click.option("--no-register", is_flag=True, help="Write DIR alone.")
+@click.option("--trial", type=click.IntRange(0), help="[default: the confirmed winner, or else the best on dev]")
 @click.argument("name")
 @click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
-def export(name: str, target: Path, runs: Path, register_as: str | None, no_register: bool) -> None:
-    """Copy the best generator of the search NAME into the new folder DIR, check it there, and register it in MLflow.
+def export(name: str, target: Path, runs: Path, register_as: str | None, no_register: bool, trial: int | None) -> None:
+    """Copy the generator of a trial of NAME into the new folder DIR, check it there, and register it in MLflow.
 
     A new process generates from DIR alone and a judge trained on the few shots looks at the clips; DIR/check.json keeps
     what it found. `models:/MODEL@champion` is then this generator, and `kinemic generate --model DIR` generates.
     """
-    from search.export import export_best
+    from search.choice import choose
+    from search.export import export_trial
     from search.registry import ALIAS, Registry
     from search.sitting import tracking_uri
 
@@ -186,12 +182,14 @@ def export(name: str, target: Path, runs: Path, register_as: str | None, no_regi
     model = register_as or config.name
     uri = tracking_uri(config, runs)
     registry = None if no_register else Registry(uri, config.tracking.experiment, model)
+    chosen = choose(folder, study, trial)
     with progress_bars() as progress:
-        exported = export_best(config, folder, study, target, registry, progress)
+        exported = export_trial(config, folder, study, chosen, target, registry, progress)
     console.print(f"checked in a fresh process: {exported.check.line()}")
     if exported.version:
         console.print(f"registered models:/{model}@{ALIAS}, version {exported.version}, in {uri}")
-    console.print(f"wrote {target} (trial {exported.number}); try: kinemic generate --model {target} --help")
+    console.print(chosen.line, soft_wrap=True)
+    console.print(f"wrote {target}; try: kinemic generate --model {target} --help")
 
 
 @search.command()
@@ -259,10 +257,7 @@ def ui(runs: Path, port: int) -> None:
     """Serve the MLflow page of all searches in --runs on this machine, until Ctrl-C."""
     from search.server import serve
 
-    console.print(
-        f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning  (Ctrl-C ends it)", soft_wrap=True
-    )
-    serve(runs, port)
+    serve(runs, port, lambda page: console.print(f"{page}  (Ctrl-C ends it)", soft_wrap=True))
 
 
 def _open(name: str, runs: Path) -> tuple[SearchConfig, SearchFolder, optuna.Study]:

@@ -18,7 +18,8 @@ from kinemic.config import (
     parse,
 )
 from kinemic.errors import ConfigError
-from search.space import Space, check_space, default_space
+from search.space import Space, dear_paths, default_space
+from search.space_check import check_space
 
 
 class ContendersConfig(Frozen):
@@ -40,6 +41,7 @@ class SamplerConfig(Frozen):
     kind: Literal["tpe", "random"] = "tpe"
     seed: int = 0
     startup_trials: int = Field(default=10, ge=0)  # random trials before TPE models anything
+    variants: int = Field(default=1, ge=1)  # trials of one adapted generator: a finished one, and others of cheap paths
 
 
 class NoPruner(Frozen):
@@ -203,12 +205,22 @@ def validate(data: dict[str, Any], where: str) -> SearchConfig:
     if not config.space:
         raise ConfigError(f"{where}: space is empty; leave it out for the default space")
     check_space(config.space, config.trial, where)
+    _check_variants(config, where)
     if config.trial.synthesis.source != "adapted":
         raise ConfigError(
             f"{where}: trial.synthesis.source is {config.trial.synthesis.source!r}, but a search adapts generators; "
             "leave it out, `kinemic search confirm` runs the baselines"
         )
     return config
+
+
+def _check_variants(config: SearchConfig, where: str) -> None:
+    dear, variants = dear_paths(config.space), config.sampler.variants
+    if variants > 1 and len(dear) in (0, len(config.space)):
+        raise ConfigError(
+            f"{where}: sampler.variants is {variants}, but all paths of the space are {'dear' if dear else 'cheap'}; "
+            "variants take dear values and vary cheap ones, so give a path of the other kind or leave variants out"
+        )
 
 
 def _set_all(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:

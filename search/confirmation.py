@@ -77,6 +77,11 @@ class Confirmation(Frozen):
         """Whether the test split was opened for these rows."""
         return self.test_clips is not None
 
+    @property
+    def winning_row(self) -> ConfirmedRow:
+        """The winner's row."""
+        return next(row for row in self.rows if row.key == self.winner)
+
     def metrics(self) -> dict[str, float]:
         """Return the numbers as metrics of the search's own run."""
         names = ("dev_mean", "dev_se", "test_accuracy", "difference", "smallest_detectable_difference")

@@ -1,4 +1,4 @@
-"""The best trial, checked and ready to be used elsewhere."""
+"""A trial's generator, checked and ready to be used elsewhere."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from kinemic.files import new_folder, write_text
 from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.report import RungReport
 from search import study as studies
+from search.choice import Choice
 from search.config import SearchConfig
 from search.folder import SearchFolder
 from search.space import Scalar
@@ -33,9 +34,8 @@ GENERATOR = "generator.safetensors"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was exported: the trial's number, what the check found, and the registry's version of the model."""
+    """What was exported: what the check found, and the registry's version of the model."""
 
-    number: int
     check: BundleCheck
     version: str | None
 
@@ -45,40 +45,42 @@ def settings(values: dict[str, Scalar]) -> list[str]:
     return [f"trial.{path}={yaml.safe_dump(value).splitlines()[0]}" for path, value in values.items()]
 
 
-def export_best(
+def export_trial(
     config: SearchConfig,
     folder: SearchFolder,
     study: optuna.Study,
+    chosen: Choice,
     target: Path,
     registry: Registry | None = None,
     progress: ProgressCallback = silent,
 ) -> Exported:
-    """Copy the best trial's generator and its configuration into a new folder, check it, and register it.
+    """Copy a trial's generator and its configuration into a new folder, check it, and register it.
 
     The folder appears whole or not at all. Raises KinemicError where it is there already with something in it, where
     the trial left no generator, where the generator can't generate, and where the registry can't take it.
     """
-    best = studies.best_trial(study)
-    source = folder.trials / f"{best.number:04d}" / GENERATOR
+    number = chosen.trial.number
+    source = folder.trials / f"{number:04d}" / GENERATOR
     if not source.exists():
-        raise KinemicError(f"trial {best.number} left no {GENERATOR} in {source.parent}; run the search again")
-    trial, report = studies.trial_config(config, studies.trial_values(best)), studies.reports(best)[-1]
-    register = _registration(registry, config, study, best.number, report) if registry else None
+        raise KinemicError(f"trial {number} left no {GENERATOR} in {source.parent}; run the search again")
+    trial = studies.trial_config(config, studies.trial_values(chosen.trial))
+    report = studies.reports(chosen.trial)[-1]
+    register = _registration(registry, config, study, number, report) if registry else None
     with new_folder(target) as bundle:
         shutil.copyfile(source, bundle / GENERATOR)
-        data = {"search": config.name, "trial": best.number}
+        data = {"search": config.name, "trial": number, "chosen": chosen.line}
         data |= {"dev_accuracy": report.dev_accuracy, "dev_accuracy_se": report.dev_accuracy_se}
         data |= {
             "seeds": [each.model_dump(mode="json") for each in config.seeds],
             "config": trial.model_dump(mode="json"),
         }
         write_text(bundle / "config.yaml", yaml.safe_dump(data, sort_keys=False))
-        write_text(bundle / "README.md", _readme(config, best.number, report))
+        write_text(bundle / "README.md", _readme(config, chosen))
         progress(Progress("check", 0, 1))
         found = check_in_fresh_process(bundle, folder.state().inputs.trial_data)
         progress(Progress("check", 1, 1))
         version = register(bundle) if register else None
-    return Exported(best.number, found, version)
+    return Exported(found, version)
 
 
 def check_in_fresh_process(bundle: Path, few_shots: Path) -> BundleCheck:
@@ -128,10 +130,10 @@ def _registration(
     return register_bundle
 
 
-def _readme(config: SearchConfig, number: int, report: RungReport) -> str:
+def _readme(config: SearchConfig, chosen: Choice) -> str:
     return (
-        f"# Generator of trial {number} of the search {config.name}\n\n"
-        f"Dev accuracy {report.dev_accuracy:.4f} (chosen on these clips); `{CHECK}` says what its clips are like. "
+        f"# Generator of trial {chosen.trial.number} of the search {config.name}\n\n"
+        f"{chosen.line}. `{CHECK}` says what its clips are like. "
         f"Everything that generation needs is in {GENERATOR}:\n\n"
         '    kinemic generate --model . --action "NAME" -n 20\n'
         "    kinemic synth write --model . --format npz -n 100 SET\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ class SearchFolder:
         return self.path / "confirmation"
 
     @property
+    def confirming(self) -> bool:
+        """Whether a confirmation has begun."""
+        return self.confirmation.exists() or self.confirmation_file.exists()
+
+    @property
     def confirmation_file(self) -> Path:
         """The confirmation's rows, winner and looks."""
         return self.path / "confirmation.json"
@@ -88,11 +94,15 @@ class SearchFolder:
         """Make the folder and write the configuration. Raises KinemicError where it can't be written."""
         try:
             self.trials.mkdir(parents=True, exist_ok=True)
-            write_text(self._config, dump(config))
+            self.write_config(config)
         except OSError as error:
             raise KinemicError(
                 f"{self.path}: cannot be written ({error.strerror}); choose another folder with --runs"
             ) from error
+
+    def write_config(self, config: SearchConfig) -> None:
+        """Write the configuration."""
+        write_text(self._config, dump(config))
 
     def write_state(self, state: State) -> None:
         """Write the state, which makes the search one that is started."""
@@ -128,3 +138,12 @@ def dump(config: SearchConfig, without: tuple[str, ...] = ()) -> str:
     """Return a configuration as YAML."""
     data: dict[str, Any] = config.model_dump(mode="json", exclude=set(without))
     return yaml.safe_dump(data, sort_keys=False)
+
+
+def differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
+    """Yield, for every setting that two dumped configurations do not share, its path and both values."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in dict.fromkeys((*there, *here)):
+            yield from differences(there.get(key), here.get(key), f"{path}.{key}" if path else key)
+    elif there != here:
+        yield f"{path} was {there!r} and is {here!r} now"

@@ -16,12 +16,15 @@ from optuna.trial import FrozenTrial, TrialState
 from kinemic.errors import KinemicError
 from kinemic.report import RungReport
 from search import study as studies
-from search.config import SearchConfig
+from search.config import SamplerConfig, SearchConfig
 from search.failures import BUG, DIVERGED, OUT_OF_MEMORY, WORKER_LOST, Failure
 from search.pruners import decide, make_pruner
 from search.resources import Share
 from search.space import Domain, Scalar, suggest
 from search.tracking import Tracker
+from search.variants import enqueue_variants
+
+MakeSampler = Callable[[SamplerConfig, int], optuna.samplers.BaseSampler]  # of a trial, by its number
 
 _MOST_LOSSES = 2  # how often a trial whose worker died is started again from the same rung
 _MOST_BUGS = 3  # in a row, before nothing more is tried
@@ -55,9 +58,11 @@ class Ledger:
         trials_folder: Path,
         share: Share,
         changed: Callable[[], None] = lambda: None,
+        make_sampler: MakeSampler = studies.make_sampler,
     ) -> None:
         self._study, self._config, self._space, self._tracker = study, config, space, tracker
         self._folder, self._share, self._changed = trials_folder, share, changed
+        self._make_sampler = make_sampler
         self._open: dict[int, _Open] = {}
         self._losses: Counter[int] = Counter()
         self._bugs: list[tuple[int, Failure]] = []  # of the trials that ended last, all in a row
@@ -95,7 +100,7 @@ class Ledger:
         trial = self._reopen(self._again.popleft()) if self._again else self._ask()
         values = suggest(trial, self._space, studies.fixed_values(trial))
         self._open[trial.number] = _Open(trial, share)
-        self._tracker.start_trial(trial.number, values, studies.trial_config(self._config, values))
+        self._start_tracking(trial, values)
         self._changed()
         return Assignment(trial.number, values, share)
 
@@ -145,13 +150,16 @@ class Ledger:
                 studies.tell_failure(self._reopen(trial.number))
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state.is_finished() and not self._tracker.is_ended(trial.number):
-                values = studies.trial_values(trial)
-                self._tracker.start_trial(trial.number, values, studies.trial_config(self._config, values))
+                self._start_tracking(trial, studies.trial_values(trial))
                 for report in studies.reports(trial):
                     self._tracker.log_rung(trial.number, report)
                 failure = studies.failure(trial)
                 status = "FAILED" if failure else _MLFLOW_STATUS[trial.state]
                 self._tracker.end_trial(trial.number, status, self.workdir(trial.number), failure)
+
+    def _start_tracking(self, trial: FrozenTrial | optuna.Trial, values: Mapping[str, Scalar]) -> None:
+        config = studies.trial_config(self._config, values)
+        self._tracker.start_trial(trial.number, values, config, studies.leader(trial))
 
     @property
     def _next_share(self) -> Share:
@@ -169,12 +177,14 @@ class Ledger:
         return self._study.get_trials(deepcopy=False)[number]
 
     def _ask(self) -> optuna.Trial:
-        self._study.sampler = studies.make_sampler(self._config.sampler, self._started)
+        enqueue_variants(self._study, self._config, self._space)
+        # Enqueued trials have the lowest free numbers and start first, so this is the number of the one to come.
+        self._study.sampler = self._make_sampler(self._config.sampler, self._started)
         self._started += 1
         return self._study.ask()
 
     def _reopen(self, number: int) -> optuna.Trial:
-        self._study.sampler = studies.make_sampler(self._config.sampler, number)
+        self._study.sampler = self._make_sampler(self._config.sampler, number)
         trial = optuna.Trial(self._study, self._frozen(number)._trial_id)
         studies.redraw(trial, self._space)
         return trial

@@ -16,7 +16,7 @@ from search.contenders import ContenderTable
 from search.folder import SearchFolder
 from search.status import TrialRow
 from search.trainable import read_progress
-from search.wording import accuracy, percent, ranked, settings, states
+from search.wording import accuracy, described, percent, ranked, states
 
 _SHOWN_VALUES = 4  # searched values beside each trial; `search best` shows all
 _LIVE_ROWS = 20
@@ -85,8 +85,7 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
             accuracy(row),
             f"{row.seconds:.1f}",
             row.failure_kind,
-            shorten(row.failure_message, _FAILURE_WIDTH)
-            or ("published configuration" if row.published else settings(row.values, _SHOWN_VALUES)),
+            shorten(row.failure_message, _FAILURE_WIDTH) or described(row, _SHOWN_VALUES),
         )
     return table
 

@@ -23,7 +23,7 @@ from search.figures import figures, importances_note, plotly_js
 from search.folder import SearchFolder
 from search.space import resolve_space
 from search.status import TrialRow, trial_rows
-from search.wording import accuracy, percent, ranked, settings, states
+from search.wording import accuracy, described, percent, ranked, states
 
 LEADERS = 20
 _PICTURED = 3  # trials whose clips are shown
@@ -56,7 +56,7 @@ def render(folder: SearchFolder, study: optuna.Study) -> str:
         facts=_facts(config.budget.trials, rows, config.trial.judge.profile, config.judge_seeds),
         best=leaders[0],
         best_settings=leaders[0].values,
-        leaders=[(row, _said(row)) for row in leaders[:LEADERS]],
+        leaders=[(row, described(row, len(row.own))) for row in leaders[:LEADERS]],
         figures=[(f.title, f.note, Markup(f.html)) for f in figures(study, list(found))],
         importances_note=importances_note(len(leaders)),
         contenders=contenders.load(folder.contenders_file),
@@ -129,10 +129,6 @@ def _facts(budget: int, rows: Sequence[TrialRow], profile: str, judge_seeds: int
 def _compute(rows: Sequence[TrialRow]) -> str:
     spent, reused = sum(row.seconds for row in rows), sum(row.reused for row in rows)
     return f"{spent:.0f} s" + (f", and {reused:.0f} s spared by shared stages" if reused >= 1 else "")
-
-
-def _said(row: TrialRow) -> str:
-    return "published configuration" if row.published else settings(row.values, len(row.values))
 
 
 def _failures(rows: Sequence[TrialRow]) -> list[tuple[str, int, str]]:

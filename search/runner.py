@@ -16,8 +16,9 @@ from search import study as studies
 from search.board import Board
 from search.config import SearchConfig
 from search.contenders import ContenderTable
-from search.folder import SearchFolder, State, dump, find
+from search.folder import SearchFolder, State, differences, dump, find
 from search.ledger import Ledger, SearchStoppedError
+from search.lock import sole
 from search.resources import connected, share, sigterm_as_ctrl_c
 from search.scheduler import StudyScheduler
 from search.searcher import StudySearcher
@@ -68,23 +69,41 @@ def start(
     check_reachable(tracking_uri(config, runs))
     inputs, source_clips = prepared or prepare(config, runs, progress)
     space = resolve_space(config.space, source_clips, config.trial.judge.profile)
-    folder.create(config)
-    study = studies.create_study(config, folder.path, space, source_clips)
-    state = State(study.study_name, source_clips, inputs)
-    folder.write_state(state)
+    with sole(folder.path):
+        _check_new(folder, config)  # again: preparing takes minutes
+        folder.create(config)
+        study = studies.create_study(config, folder.path, space, source_clips)
+        state = State(study.study_name, source_clips, inputs)
+        folder.write_state(state)
     return Opened(config, folder, study, space, state)
 
 
 def start_or_reopen(config: SearchConfig, runs: Path, *, progress: ProgressCallback = silent) -> Opened:
-    """Start a search, or go on with it where it was started with the same configuration. Raises KinemicError."""
+    """Start a search, or go on with it where it was started with the same configuration. Raises KinemicError.
+
+    ``confirm`` alone may have come or changed meanwhile, until the confirmation begins; the search's folder takes it.
+    """
     folder = SearchFolder((runs / config.name).resolve())
     if not folder.started:
         return start(config, runs, progress=progress)
-    if dump(folder.config()) != dump(config):
+    started = folder.config()
+    config = config if config.confirm else config.model_copy(update={"confirm": started.confirm})
+    found = list(differences(started.model_dump(mode="json"), config.model_dump(mode="json")))
+    other = [line for line in found if not line.startswith("confirm")]
+    more = f" (and {len(other) - 1} more)" if len(other) > 1 else ""
+    if other:
         raise KinemicError(
-            f"search {config.name!r} was started with other settings, its trials could not be compared; "
-            "take another name: --set name=NEW"
+            f"search {config.name!r} was started with other settings, its trials could not be compared: "
+            f"{other[0]}{more}; take another name: --set name=NEW"
         )
+    if found and folder.confirming:
+        raise KinemicError(
+            f"the confirmation of {config.name!r} has begun: {found[0]}; take the change back, or make it in "
+            f"{folder.path / 'search.yaml'} and ask for it: kinemic search confirm {config.name}"
+        )
+    if found:
+        with sole(folder.path):
+            folder.write_config(config)
     return reopen(config.name, runs, progress=progress)
 
 

@@ -7,9 +7,13 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
+from mlflow import MlflowClient
+
 from kinemic.errors import KinemicError
+from search.view import runs_link
 
 
 def check_reachable(uri: str) -> None:
@@ -44,10 +48,11 @@ def server_command(uri: str, artifacts: Path | None, port: int = 5000) -> str:
     return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {_mlflow()} server --backend-store-uri {uri}{place} --port {port}"
 
 
-def serve(runs: Path, port: int) -> None:
+def serve(runs: Path, port: int, announce: Callable[[str], None]) -> None:
     """Run the MLflow server of the default store in ``runs`` until it is interrupted.
 
-    Raises KinemicError for a port that is taken, a folder without searches, and a server that ends by itself.
+    Before, ``announce`` is given the address of each experiment's runs. Raises KinemicError for a port that is taken, a
+    folder without searches, and a server that ends by itself.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -58,7 +63,11 @@ def serve(runs: Path, port: int) -> None:
     database = runs / "mlflow.db"
     if not database.exists():
         raise KinemicError(f"{database}: no tracking store; run a search first, or give its folder with --runs")
-    command = server_command(f"sqlite:///{database.resolve()}", runs / "mlflow-artifacts", port)
+    uri = f"sqlite:///{database.resolve()}"
+    # By id: from its list of experiments MLflow's page leads to its other half, which shows no runs.
+    for experiment in MlflowClient(tracking_uri=uri).search_experiments(filter_string="name != 'Default'"):
+        announce(f"{experiment.name}: http://127.0.0.1:{port}/{runs_link(experiment.experiment_id)}")
+    command = server_command(uri, runs / "mlflow-artifacts", port)
     code = subprocess.run(["/bin/sh", "-c", f"exec env {command}"], check=False).returncode
     if code:
         raise KinemicError(f"the MLflow server ended with exit code {code}; its own lines above say why")

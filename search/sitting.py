@@ -15,6 +15,7 @@ from kinemic.report import TrialInputs
 from kinemic.store import GIGABYTE, collect
 from search.config import SearchConfig
 from search.folder import SearchFolder, State
+from search.lock import sole
 from search.space import Domain
 from search.status import TrialRow
 from search.tracking import Tracker, open_tracker
@@ -90,15 +91,28 @@ def sit(
     """Do something with a search, its runs on the tracking server open and closed again whatever happens.
 
     Interrupted, it raises KeyboardInterrupt with the line of ``advice``. ``refused`` is the state that the search's own
-    run is left in by an error.
+    run is left in by an error. Raises KinemicError where another process sits at the search.
     """
+    with sole(opened.folder.path):
+        return _sit(opened, runs, body, advice, run_trial, watch or Unwatched(), refused)
+
+
+def _sit(
+    opened: Opened,
+    runs: Path,
+    body: Callable[[Sitting], Made],
+    advice: Callable[[], str],
+    run_trial: RunTrial | None,
+    watch: Watch,
+    refused: str,
+) -> Sat[Made]:
     config, state = opened.config, opened.state
     work = Work(state.inputs, config.trial, config.seeds, opened.folder.trials, run_trial)
     uri, artifacts = tracking_uri(config, runs), artifacts_folder(config, runs)
     tracker = open_tracker(uri, config.tracking.experiment, state.study, config.name, artifacts)
     made, status, patience = list[Made](), refused, _PATIENCE
     try:
-        made.append(body(Sitting(opened, work, tracker, watch or Unwatched())))
+        made.append(body(Sitting(opened, work, tracker, watch)))
         status = "FINISHED"
     except KeyboardInterrupt:
         status, patience = "KILLED", _IMPATIENCE

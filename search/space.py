@@ -1,30 +1,24 @@
-"""The search space: domains over dotted paths of the trial configuration, checked before anything starts."""
+"""The search space: domains over dotted paths of the trial configuration."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from kinemic.config import Frozen, TrialConfig, field_of, with_values
+from kinemic.config import Frozen, TrialConfig
 from kinemic.errors import ConfigError
 
 Scalar = bool | int | float | str
 Conditions = dict[str, tuple[Scalar, ...]]
+Cost = Literal["cheap", "dear"]  # of changing a value alone: cheap ones leave the adapted generator as it is
 
 PUBLISHED_SOURCE_CLIPS = 23_384  # HumanML3D training clips, the source that the published top_k of 250 was chosen on
 SMALLEST_POOL = 4
-
-# Never searched: tuning the judge is not tuning the generator, and trials of different budgets can't be compared.
-_REFUSED = {
-    "judge": "tuning the judge is not tuning the generator",
-    "synthesis.source": "the clips of another source are a baseline, and it would be compared with itself",
-    "adapt.rungs": "every trial of a search has the same budget; set trial.adapt.rungs instead",
-}
+SYNTHESIS = "synthesis."  # paths that leave an adapted generator as it is
 
 
 class IntDomain(Frozen):
@@ -34,6 +28,7 @@ class IntDomain(Frozen):
     low: int
     high: int | Literal["auto"]
     log: bool = False
+    cost: Cost | None = None
     when: Conditions = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -49,6 +44,7 @@ class FloatDomain(Frozen):
     low: float
     high: float
     log: bool = False
+    cost: Cost | None = None
     when: Conditions = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -62,6 +58,7 @@ class CategoricalDomain(Frozen):
 
     type: Literal["categorical"] = "categorical"
     choices: tuple[Scalar, ...] = Field(min_length=1)
+    cost: Cost | None = None
     when: Conditions = Field(default_factory=dict)
 
 
@@ -105,25 +102,6 @@ def default_space() -> dict[str, dict[str, Any]]:
     }
 
 
-def check_space(space: Mapping[str, Domain], base: TrialConfig, where: str) -> None:
-    """Check a space against the trial configuration it varies.
-
-    Raises ConfigError for a path that doesn't exist or is not to be searched, a domain of the wrong type, an end or a
-    choice that gives no valid configuration, and a condition that can't be decided.
-    """
-    for path, domain in space.items():
-        here = f"{where}: space.{path}"
-        for root, reason in _REFUSED.items():
-            if path == root or path.startswith(f"{root}."):
-                raise ConfigError(f"{here} cannot be searched: {reason}")
-        _check_type(path, domain, here)
-        for value in _corners(domain):
-            if getattr_path(with_values(base, {path: value}, here), path) != value:
-                raise ConfigError(f"{here}: {value!r} is not a value of this setting")
-        _check_auto(path, domain, here)
-        _check_conditions(path, space, here)
-
-
 def resolve_space(space: Mapping[str, Domain], source_clips: int, profile: str) -> dict[str, Domain]:
     """Return the space with ``auto`` replaced and pools clamped to the source corpus.
 
@@ -151,7 +129,7 @@ def resolve_space(space: Mapping[str, Domain], source_clips: int, profile: str) 
 
 def space_hash(space: Mapping[str, Domain]) -> str:
     """Return eight hexadecimal digits that name a resolved space; the order of its paths does not matter."""
-    data = {path: domain.model_dump(mode="json") for path, domain in sorted(space.items())}
+    data = {path: domain.model_dump(mode="json", exclude={"cost"}) for path, domain in sorted(space.items())}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -222,6 +200,19 @@ def ordered(space: Mapping[str, Domain]) -> Iterator[tuple[str, Domain]]:
         done |= set(ready)
 
 
+def cost_of(path: str, domain: Domain) -> Cost:
+    """Return what changing a path alone costs: as its domain says, else cheap where it is about synthesis alone."""
+    return domain.cost or ("cheap" if path.startswith(SYNTHESIS) else "dear")
+
+
+def dear_paths(space: Mapping[str, Domain]) -> set[str]:
+    """Return the paths that trials of one adapted generator have in common: dear ones and what these depend on."""
+    dear = [path for path, domain in space.items() if cost_of(path, domain) == "dear"]
+    for path in dear:
+        dear.extend(parent for parent in space[path].when if parent not in dear)
+    return set(dear)
+
+
 def getattr_path(config: Frozen, path: str) -> Any:
     """Return the value at a dotted path of a configuration."""
     node: Any = config
@@ -235,49 +226,3 @@ def _check_range(low: float, high: float, log: bool) -> None:
         raise ValueError(f"low {low} is above high {high}")
     if log and low <= 0:
         raise ValueError(f"a logarithmic range needs low above 0, got {low}")
-
-
-def _check_type(path: str, domain: Domain, here: str) -> None:
-    try:
-        annotation = field_of(TrialConfig, path)
-    except ConfigError as error:
-        raise ConfigError(f"{here}: {error}") from error
-    if isinstance(domain, CategoricalDomain):
-        if annotation in (bool, int, float) and any(not _fits(annotation, choice) for choice in domain.choices):
-            raise ConfigError(f"{here}: choices {list(domain.choices)} must all be {annotation.__name__}")
-        return
-    allowed = {int: ("int",), float: ("int", "float")}.get(annotation, ())
-    if domain.type not in allowed:
-        name = getattr(annotation, "__name__", None) or " or ".join(map(str, typing.get_args(annotation)))
-        use = f"use type {allowed[0]}" if allowed else "use type categorical"
-        raise ConfigError(f"{here}: expected a domain for a setting of type {name}, got {domain.type}; {use}")
-
-
-def _fits(annotation: type, choice: Scalar) -> bool:
-    if annotation is float:
-        return isinstance(choice, int | float) and not isinstance(choice, bool)
-    return type(choice) is annotation
-
-
-def _corners(domain: Domain) -> list[Scalar]:
-    if isinstance(domain, CategoricalDomain):
-        return list(domain.choices)
-    return [domain.low] if isinstance(domain.high, str) else [domain.low, domain.high]
-
-
-def _check_auto(path: str, domain: Domain, here: str) -> None:
-    if isinstance(domain, IntDomain) and domain.high == "auto":
-        known = ("mining.top_k", "synthesis.clips_per_class")
-        if path not in known:
-            raise ConfigError(f"{here}: high: auto is known for {' and '.join(known)} only; give a number")
-
-
-def _check_conditions(path: str, space: Mapping[str, Domain], here: str) -> None:
-    for parent, allowed in space[path].when.items():
-        domain = space.get(parent)
-        if not isinstance(domain, CategoricalDomain):
-            raise ConfigError(f"{here}: when names {parent!r}, which must be a categorical path of this space")
-        strange = [value for value in allowed if value not in domain.choices]
-        if strange:
-            raise ConfigError(f"{here}: when {parent} is {strange[0]!r}, but its choices are {list(domain.choices)}")
-    list(ordered(space))

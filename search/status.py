@@ -17,6 +17,8 @@ class TrialRow:
     """One trial: state in lower case, its last rung's dev accuracy and standard error (0..1), steps, stage seconds.
 
     ``reused`` are the seconds that stages made for other trials had taken, which this one was spared.
+    ``leader`` is the number of the trial that a variant takes its dear values from, and ``own`` are the values of a
+    variant that it does not share with its leader; of every other trial they are all.
     """
 
     number: int
@@ -29,7 +31,9 @@ class TrialRow:
     failure_kind: str
     failure_message: str
     published: bool
+    leader: int | None
     values: Mapping[str, Scalar]
+    own: Mapping[str, Scalar]
 
     @property
     def failure(self) -> str:
@@ -39,13 +43,15 @@ class TrialRow:
 
 def trial_rows(study: optuna.Study) -> list[TrialRow]:
     """Return a row for every trial that was started."""
-    return [_row(trial) for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+    trials = study.get_trials(deepcopy=False)
+    return [_row(trial, trials) for trial in trials if trial.state != TrialState.WAITING]
 
 
-def _row(trial: FrozenTrial) -> TrialRow:
+def _row(trial: FrozenTrial, trials: list[FrozenTrial]) -> TrialRow:
     reports = studies.reports(trial)
     last = reports[-1] if reports else None
-    failure = studies.failure(trial)
+    failure, leader, values = studies.failure(trial), studies.leader(trial), studies.trial_values(trial)
+    shared = {} if leader is None else studies.trial_values(trials[leader])
     return TrialRow(
         number=trial.number,
         state=studies.state_name(trial),
@@ -57,5 +63,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         failure_kind=failure.kind if failure else "",
         failure_message=failure.message if failure else "",
         published=studies.is_published(trial),
-        values=studies.trial_values(trial),
+        leader=leader,
+        values=values,
+        own={path: value for path, value in values.items() if path not in shared or shared[path] != value},
     )

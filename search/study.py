@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from search.config import SamplerConfig, SearchConfig
 from search.failures import OUT_OF_MEMORY, Failure
 from search.space import Domain, Scalar, contains, ordered, published_values, space_hash
 
-_FIXED, _ROLE, _RUNG, _DECISION = "fixed", "role", "rung:", "decision"
+_FIXED, _ROLE, _RUNG, _DECISION, _LEADER = "fixed", "role", "rung:", "decision", "variant_of"
 _FAILURE_KIND, _FAILURE_MESSAGE, _ENLARGED, _MEMORY = "failure_kind", "failure_message", "enlarged", "memory"
 PUBLISHED = "published"
 
@@ -100,6 +100,18 @@ def trial_config(config: SearchConfig, values: Mapping[str, Scalar]) -> TrialCon
 def is_published(trial: FrozenTrial) -> bool:
     """Say whether a trial is the published configuration."""
     return trial.user_attrs.get(_ROLE) == PUBLISHED
+
+
+def enqueue_variant(study: optuna.Study, leader: FrozenTrial, dear: Container[str]) -> None:
+    """Enqueue a trial with a leader's values of the ``dear`` paths; the sampler draws the others."""
+    kept = {path: value for path, value in leader.params.items() if path in dear}
+    fixed = {path: value for path, value in fixed_values(leader).items() if path in dear}
+    study.enqueue_trial(kept, user_attrs={_LEADER: leader.number, _FIXED: fixed})
+
+
+def leader(trial: FrozenTrial | optuna.Trial) -> int | None:
+    """Return the number of the trial whose dear values a variant has; None for a trial that is no variant."""
+    return trial.user_attrs.get(_LEADER)
 
 
 def store_report(trial: optuna.Trial, report: RungReport) -> bool:

@@ -30,6 +30,7 @@ from search.view import trials_link, view_tag
 
 STUDY_TAG, TRIAL_TAG, ROLE_TAG = "kinemic.study", "kinemic.trial", "kinemic.role"
 STATE_TAG, FAILURE_TAG, DEVICE_TAG = "kinemic.state", "kinemic.failure", "kinemic.device"
+LEADER_TAG = "kinemic.variant_of"
 FINAL_KEYS = ("dev_accuracy", "dev_accuracy_se", "steps", "seconds", "peak_memory_mb")
 
 # Settings that are worth a column beside the searched ones.
@@ -66,14 +67,20 @@ class Tracker:
         """Whether a trial's run exists and is over."""
         return number in self._children and self._children[number].status in _ENDED
 
-    def start_trial(self, number: int, values: Mapping[str, Scalar], config: TrialConfig) -> None:
-        """Create a trial's run, or go on with the one that is there. Only readable parameters are logged."""
+    def start_trial(
+        self, number: int, values: Mapping[str, Scalar], config: TrialConfig, leader: int | None = None
+    ) -> None:
+        """Create a trial's run, or go on with the one that is there. Only readable parameters are logged.
+
+        A variant has its ``leader`` as a tag, the number of the trial whose dear values it takes.
+        """
         child = self._children.setdefault(number, _Child())
         child.status = "RUNNING"
         shown = {path: readable(value) for path, value in values.items()}
         shown |= {path: readable(getattr_path(config, path)) for path in _FIXED_OF_INTEREST if path not in shown}
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        self._outbox.put(lambda: self._start(number, child, shown, text))
+        tags = {STATE_TAG: "running"} | ({} if leader is None else {LEADER_TAG: str(leader)})
+        self._outbox.put(lambda: self._start(number, child, shown, tags, text))
 
     def log_rung(self, number: int, report: RungReport) -> None:
         """Log a rung's metrics in one request, at the report's own step."""
@@ -150,12 +157,17 @@ class Tracker:
             if not token:
                 return
 
-    def _start(self, number: int, child: _Child, params: Mapping[str, str], config_yaml: str) -> None:
+    def _start(
+        self, number: int, child: _Child, params: Mapping[str, str], tags: Mapping[str, str], config_yaml: str
+    ) -> None:
         if not child.run_id:
             child.run_id = self._created(number)
         self._client.update_run(child.run_id, status="RUNNING")
-        tags = [RunTag(STATE_TAG, "running")]
-        self._client.log_batch(child.run_id, params=[Param(k, v) for k, v in params.items()], tags=tags)
+        self._client.log_batch(
+            child.run_id,
+            params=[Param(key, value) for key, value in params.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
         self._client.log_text(child.run_id, config_yaml, "config.yaml")
 
     def _created(self, number: int) -> str:

@@ -14,10 +14,15 @@ _TAG = "mlflow.sharedViewState."
 _METRICS = ("dev_accuracy", "dev_accuracy_se", "steps", "seconds")
 
 
+def runs_link(experiment_id: str) -> str:
+    """Return the address of an experiment's runs, relative to the server's root."""
+    # The workflow is named, because MLflow's page otherwise opens on its other half.
+    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+
+
 def trials_link(experiment_id: str, study: str) -> str:
     """Return the address of the list, relative to the server's root."""
-    # Named, because MLflow's page otherwise opens on its other half.
-    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={quote(study)}"
+    return f"{runs_link(experiment_id)}&viewStateShareKey={quote(study)}"
 
 
 def view_tag(study: str, parameters: Iterable[str]) -> tuple[str, str]:

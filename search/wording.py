@@ -25,6 +25,13 @@ def settings(values: Mapping[str, Scalar], most: int) -> str:
     return ", ".join(said[:most]) + (", ..." if len(said) > most else "")
 
 
+def described(row: TrialRow, most: int) -> str:
+    """Return what a trial is: the published configuration, a variant of another and how it differs, or its settings."""
+    if row.published:
+        return "published configuration"
+    return ("" if row.leader is None else f"variant of {row.leader}: ") + settings(row.own, most)
+
+
 def short(value: object) -> str:
     """Return a value with three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -56,7 +56,9 @@ class Untracked:
     def is_ended(self, number: int) -> bool:
         return number in self.ended
 
-    def start_trial(self, number: int, values: Mapping[str, Scalar], config: TrialConfig) -> None: ...
+    def start_trial(
+        self, number: int, values: Mapping[str, Scalar], config: TrialConfig, leader: int | None = None
+    ) -> None: ...
 
     def log_rung(self, number: int, report: RungReport) -> None: ...
 

@@ -20,7 +20,7 @@ from mlflow.entities import Run as TrackedRun
 from ray import cloudpickle
 
 from kinemic.cli import run as command
-from kinemic.config import JudgeConfig, TrialConfig, TrialSeeds
+from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.corpus import Corpus
 from kinemic.data.prepare import prepare
 from kinemic.errors import DivergedError, FirewallError, KinemicError
@@ -38,38 +38,16 @@ from search.resources import connected
 from search.sitting import Opened
 from search.statistics import estimate, paired_difference
 from search.trainable import Work
-from tests import analytic
+from tests import analytic, judged
+from tests.judged import keeping, train_judge
 from tests.toy import TOY, toy_experiment
 
-NAME, JUDGE = "toy", "judge.safetensors"
+NAME = "toy"
 TEST_SUBJECTS = ["s06", "s07", "s08", "s09"]
 SPACE = {  # the analytic trial is best at guidance 3, so that the published 2.5 does not win
     "synthesis.guidance": {"type": "float", "low": 2.8, "high": 3.2},
     "mining.top_k": {"type": "int", "low": 4, "high": "auto", "log": True},
 }
-
-
-def keeping(
-    inputs: TrialInputs,
-    config: TrialConfig,
-    seeds: tuple[TrialSeeds, ...],
-    workdir: Path,
-    device: str,
-    progress: ProgressCallback,
-) -> Iterator[RungReport]:
-    """The analytic trial, and judges that are one trained judge with noise on its last weights."""
-    import torch
-
-    from kinemic.judges import judge_file, load_judge, save_judge
-
-    fresh = config.judge.keep and not any(workdir.glob("rung-*/report.json"))
-    for number, seed in enumerate(seeds[0].judge if fresh else ()):
-        judge = load_judge(inputs.cache / JUDGE)
-        weight = judge.model.fc_cls.weight.detach()
-        rng = torch.Generator().manual_seed(derive_seed(seed, config.model_dump_json()))
-        weight += weight.std() * torch.randn(weight.shape, generator=rng)
-        save_judge(judge, judge_file(workdir, number), TOY["data"]["split"]["classes"], seed)
-    yield from analytic.run_trial(inputs, config, seeds, workdir, device, progress)
 
 
 def failing_prior(
@@ -88,25 +66,13 @@ def failing_prior(
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
-    modules = (analytic, sys.modules[__name__])
+    modules = (analytic, judged, sys.modules[__name__])
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     with connected("local"):
         yield
     for module in modules:
         cloudpickle.unregister_pickle_by_value(module)
-
-
-def train_judge(inputs: TrialInputs) -> None:
-    """Leave a judge that has learned something beside the inputs."""
-    from kinemic.classify import train_classifier
-    from kinemic.data.splits import load_trial_data
-    from kinemic.judges import save_judge
-
-    data, config = load_trial_data(inputs.trial_data), JudgeConfig(profile="demo")
-    clips, labels = [data.corpus.joints(i) for i in data.train], data.corpus.labels[data.train]
-    judge = train_classifier(clips, labels, len(data.corpus.classes), config, seed=0)
-    save_judge(judge, inputs.cache / JUDGE, data.corpus.classes, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
@@ -159,6 +160,30 @@ def test_a_check_takes_the_models_own_few_shots_alone(
         line = "has the classes wave, kick, the model wave, kick, squat"
     assert run(["synth", "check", "--model", str(searched.generator), "--shots", str(tmp_path / "x")]) == 2
     assert line in capsys.readouterr().err
+
+
+def test_the_confirmed_winner_is_exported_or_the_trial_that_is_named(
+    searched: Searched, exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = yaml.safe_load((exported.folder / "config.yaml").read_text())["chosen"]
+    assert chosen.startswith(f"trial {searched.number}: dev accuracy ")
+    for text in (exported.shown, (exported.folder / "README.md").read_text()):
+        assert chosen in text
+    folder = SearchFolder(searched.runs / "mine")
+    winner, named = {0, 1, 2} - {searched.number}
+    for number in (winner, named):  # it is told by what it misses
+        (folder.trials / f"{number:04d}" / "generator.safetensors").unlink(missing_ok=True)
+    key = f"trial_{winner}"
+    row = {"key": key, "title": "x", "baseline": False, "dev_accuracies": [], "dev_mean": 0.5, "dev_se": None}
+    more = {"judge": "small", "steps": 1, "repetitions": 2, "judge_seeds": 1, "runs": {}, "rows": [row]}
+    folder.confirmation_file.write_text(json.dumps({"search": "mine", "winner": key, **more}))
+    try:
+        assert searched.export(tmp_path / "model") == 2
+        assert f"trial {winner} left no generator.safetensors" in capsys.readouterr().err
+        assert searched.export(tmp_path / "model", "--trial", str(named)) == 2
+        assert f"trial {named} left no" in capsys.readouterr().err
+    finally:
+        folder.confirmation_file.unlink()
 
 
 @pytest.fixture

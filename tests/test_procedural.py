@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from kinemic import motion, skeleton
+from kinemic.config import MiningConfig
 from kinemic.data import procedural
 from kinemic.data import procedural_body as body
 from kinemic.data.procedural_actions import ACTIONS
 from kinemic.data.procedural_body import Channel
 from kinemic.data.procedural_captions import CLASS_CAPTIONS, PHRASES
 from kinemic.data.procedural_curves import MAX_DRAWS, Curves, Style
+from kinemic.mining import average_clip_embeddings, mine
+from kinemic.text_tfidf import TfidfEncoder
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,21 @@ def test_every_action_occurs_in_the_source_and_distractors_are_no_target_class(s
 def test_words_are_known_for_every_action():
     assert set(PHRASES) == {action.name for action in ACTIONS}
     assert set(CLASS_CAPTIONS) == {action.name for action in ACTIONS if action.target}
+
+
+def test_a_class_caption_finds_its_action_better_than_chance_but_others_too():
+    told = [(s.segment.action, s.captions) for clip in procedural.generate_source(150, seed=3) for s in clip.stretches]
+    texts = [text for _, captions in told for text in captions]
+    encoder = TfidfEncoder.fit(texts, 64)
+    clips = average_clip_embeddings(encoder.encode(texts), np.repeat(np.arange(len(told)), [len(c) for _, c in told]))
+    queries = [encoder.encode(captions) for _, captions in procedural.target_classes()]
+    mined = mine(clips, [str(i) for i in range(len(told))], queries, MiningConfig(top_k=6))
+    right = [
+        np.mean([told[i][0] == name for i in pool.indices])
+        for (name, _), pool in zip(procedural.target_classes(), mined.pools, strict=True)
+    ]
+    assert 3 / len(ACTIONS) < np.mean(right) < 0.75  # class captions in the source's own words: 0.93
+    assert min(right) < 0.5
 
 
 def test_captions_vary_and_most_tell_an_action(source):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ray import cloudpickle
 
 from kinemic.cli import run as command
 from kinemic.errors import KinemicError
+from kinemic.files import write_text
 from search import contenders, runner
 from search import study as studies
 from search.again import fresh_seeds
@@ -100,8 +102,17 @@ def trace(folder: SearchFolder, number: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def done(runs: Path, _ray: None) -> Outcome:
-    """A finished search of 8 trials, two at a time."""
-    return run(search("done"), runs)
+    """A finished search of 8 trials, two at a time, that began with more in the shared stages than it allows."""
+    for name in ("old.safetensors", "older.safetensors"):
+        write_text(runs / "stages" / "adapted" / name, "weights" * 100)  # 700 bytes each
+    config = search("done", stages={"limit_gb": 1e-6})
+    inputs = replace(analytic.inputs(runs), stages=runs / "stages")
+    return runner.run(config, runs, run_trial=analytic.run_trial, prepared=(inputs, analytic.SOURCE_CLIPS))
+
+
+def test_shared_stages_stay_within_the_limit(done: Outcome, runs: Path) -> None:
+    assert done.folder.state().inputs.stages == runs / "stages"
+    assert len(list((runs / "stages" / "adapted").iterdir())) == 1
 
 
 def test_the_study_holds_what_the_workers_reported(done: Outcome) -> None:

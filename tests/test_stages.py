@@ -14,6 +14,7 @@ import torch
 
 from kinemic import store
 from kinemic.classify import PROFILES
+from kinemic.cli import run as command
 from kinemic.config import TrialSeeds, with_values
 from kinemic.inputs import prepare_inputs
 from kinemic.report import RungReport, TrialInputs
@@ -212,3 +213,11 @@ def test_other_code_finds_nothing_of_this_one(monkeypatch: pytest.MonkeyPatch) -
     assert len(set(before)) == 3
     monkeypatch.setattr(store, "VERSION", store.VERSION + 1)
     assert digest("x", 1) != before[0]
+
+
+def test_gc_says_what_it_keeps_and_removes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "cache" / "stages"
+    filled(folder, dict.fromkeys("abc", ONE_MEBIBYTE))
+    assert command(["search", "gc", "--runs", str(tmp_path), "--limit", "0.0025"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["adapted", "2", "2.1", "1", "1.0"]
+    assert usage(folder).files == {"adapted": 2}

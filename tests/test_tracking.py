@@ -74,8 +74,8 @@ def test_every_trial_ends_with_the_same_keys_and_its_own_status(opened: Callable
     (folder / "artifacts" / "confusion.json").write_text('{"classes": ["wave"]}')
     (folder / "artifacts" / "clips.gif").write_bytes(b"GIF89a")
     tracker = opened()
-    for number in range(3):
-        tracker.start_trial(number, VALUES, TrialConfig())
+    for number, leader in enumerate((None, None, 0)):
+        tracker.start_trial(number, VALUES, TrialConfig(), leader)
     for steps in (5, 20):
         tracker.log_rung(0, report(steps))
     tracker.log_rung(1, report(5))
@@ -102,6 +102,7 @@ def test_every_trial_ends_with_the_same_keys_and_its_own_status(opened: Callable
     }
     assert runs[0].data.tags["kinemic.device"] == "cpu"
     assert runs[2].data.tags["kinemic.failure"] == "diverged"
+    assert [run.data.tags.get("kinemic.variant_of") for run in runs] == [None, None, "0"]
     history = tracker._client.get_metric_history(runs[0].info.run_id, "dev_accuracy")
     assert [(metric.step, metric.value) for metric in history] == [(5, 0.55), (20, 0.55)]
     for key in ("loss_rec", "seconds_adapt", "pool_size_min", "pool_fallbacks", "accuracy_seed_1", "dev_accuracy_se"):

@@ -122,17 +122,20 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "step_aside": ("steps to the side", "takes steps sideways", "sidesteps", "moves sideways to {side} side"),
 }
 
+# As a catalogue of exercises names them: by body part and direction, where the source's captions name the act. So words
+# are shared in part and among classes ("leg raise" is a kick, yet "raises" tells of hands): a caption alone neither
+# finds the action in the source nor tells the prior what to draw, as with the labels of a recognition set.
 CLASS_CAPTIONS: dict[str, tuple[str, ...]] = {
-    "wave": ("a person waves a hand", "someone waves hello"),
-    "raise_hand": ("a person raises a hand and holds it up", "someone raises one arm"),
-    "punch": ("a person throws a punch", "someone punches forward with a fist"),
-    "throw": ("a person throws a ball", "someone throws something with one hand"),
-    "kick": ("a person kicks forward", "someone does a front kick with one leg"),
-    "side_kick": ("a person kicks to the side", "someone does a side kick"),
-    "squat": ("a person squats down and comes up", "someone does a squat"),
-    "jump": ("a person jumps up", "someone jumps into the air with both feet"),
-    "bow": ("a person bows", "someone bends forward at the waist to bow"),
-    "pick_up": ("a person picks something up from the floor", "someone bends down to pick up an object"),
+    "wave": ("forearm swings to both sides",),
+    "raise_hand": ("one arm lift",),
+    "punch": ("straight arm thrust",),
+    "throw": ("forward arm swing with an object",),
+    "kick": ("straight leg raise to the front",),
+    "side_kick": ("leg raise to the side",),
+    "squat": ("deep knee bend",),
+    "jump": ("both feet off the ground",),
+    "bow": ("upper body bend",),
+    "pick_up": ("reach to the ground",),
 }
 
 

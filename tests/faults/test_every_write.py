@@ -78,23 +78,26 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Callable[[], MortalStorage]:
 
 
 def ended(trials: list[FrozenTrial]) -> list[Any]:
-    return [(t.number, t.state, t.values, t.params, t.intermediate_values, t.constraints) for t in trials]
+    return [
+        (t.number, t.state, t.values, t.params, t.intermediate_values, t.constraints, studies.leader(t)) for t in trials
+    ]
 
 
-@pytest.mark.parametrize("pruner", PRUNERS)
+@pytest.mark.parametrize(("pruner", "variants"), [*((pruner, 1) for pruner in PRUNERS), ("median", 3)])
 def test_a_driver_that_dies_at_any_write_changes_nothing(
-    pruner: str, storage: Callable[[], MortalStorage], tmp_path: Path
+    pruner: str, variants: int, storage: Callable[[], MortalStorage], tmp_path: Path
 ) -> None:
     config = search(
         space={**SPACE, "loss.bank_size": BANKS},
         pruner=pruner,
         budget={"trials": 8},
-        sampler={"startup_trials": 3, "seed": 5},
+        sampler={"startup_trials": 3, "seed": 5, "variants": variants},
     )
     kept = storage()
     whole = Bench(config, tmp_path / "whole", share=SHARE)
     created = kept.written
     undisturbed = ended(whole.run_all())
+    assert any(studies.leader(trial) is not None for trial in whole.study.trials) == (variants > 1)
     writes = range(created, kept.written)
     for at in writes if THOROUGH else random.Random(pruner).sample(writes, 8):
         broken = storage()

@@ -1,0 +1,71 @@
+"""What is looked at in a browser: a small finished search, its report and its store; and a real Chromium."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+from ray import cloudpickle
+
+from docs.screenshots import browser, served
+from search import runner
+from search.api import SearchResult, result
+from search.resources import connected
+from tests import analytic
+from tests.bench import search
+
+NAME = "looked-at"
+PATIENCE = 120_000  # milliseconds; two busy cores are slow to draw
+expect.set_options(timeout=PATIENCE)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A finished search: its name, the folder of all searches, its study's name and what it found."""
+
+    name: str
+    runs: Path
+    study: str
+    found: SearchResult
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Searched:
+    """A search that a real Ray has run; of 12 trials, enough for every figure."""
+    runs = tmp_path_factory.mktemp("runs")
+    shutil.copyfile(empty_store, runs / "mlflow.db")
+    config = search(name=NAME, storage=None, budget={"trials": 12}, pruner="none", contenders={"seeds": 2})
+    cloudpickle.register_pickle_by_value(analytic)
+    with connected("local"):
+        prepared = (analytic.inputs(runs), analytic.SOURCE_CLIPS)
+        outcome = runner.run(config, runs, run_trial=analytic.run_trial, prepared=prepared)
+    cloudpickle.unregister_pickle_by_value(analytic)
+    return Searched(NAME, runs, outcome.folder.state().study, result(NAME, runs))
+
+
+@dataclass(frozen=True)
+class Served:
+    """The search's store as ``kinemic search ui`` serves it: the server's address, and what the command said."""
+
+    uri: str
+    said: str
+
+
+@pytest.fixture(scope="session")
+def server(searched: Searched) -> Iterator[Served]:
+    """Serve the search's store."""
+    log = searched.runs / "ui.log"
+    with log.open("wb") as out, served(searched.runs, out) as uri:
+        yield Served(uri, log.read_text())
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A page of a fresh browser that finds nothing outside this machine."""
+    with browser() as opened:
+        opened.set_default_timeout(PATIENCE)
+        yield opened

@@ -1,0 +1,108 @@
+"""Who may go on with a search, and with which file: one process at a time, and the settings it was started with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kinemic.cli import run as command
+from kinemic.errors import KinemicError
+from search import runner
+from search.config import ConfirmConfig, SearchConfig
+from search.folder import SearchFolder
+from search.lock import sole
+from tests import analytic
+from tests.bench import RUNGS, SPACE, search
+
+NAME = "mine"
+CONFIRM = {"test_subjects": ["s09"]}
+
+
+def of(**more: object) -> SearchConfig:
+    return search(**{"name": NAME, "storage": None, **more})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SearchFolder:
+    """A search that was started; its inputs are there, so that nothing is prepared again."""
+    inputs = analytic.inputs(tmp_path)
+    for path in (inputs.source, inputs.trial_data, inputs.prior, inputs.encoder, inputs.cache):
+        path.touch()
+    return runner.start(of(), tmp_path, prepared=(inputs, analytic.SOURCE_CLIPS)).folder
+
+
+def again(folder: SearchFolder, config: SearchConfig) -> SearchConfig:
+    return runner.start_or_reopen(config, folder.path.parent).config
+
+
+def test_a_test_split_that_came_later_or_changed_is_taken_until_the_confirmation_begins(folder: SearchFolder) -> None:
+    first = ConfirmConfig.model_validate(CONFIRM)
+    changed = ConfirmConfig.model_validate(CONFIRM | {"seeds": 5})
+    assert again(folder, of(confirm=CONFIRM)).confirm == folder.config().confirm == first
+    assert again(folder, of(confirm=CONFIRM | {"seeds": 5})).confirm == folder.config().confirm == changed
+    assert again(folder, of()).confirm == changed  # a file without one takes nothing away
+    folder.confirmation.mkdir()
+    assert again(folder, of(confirm=CONFIRM | {"seeds": 5})).confirm == changed
+    with pytest.raises(KinemicError, match=r"has begun: confirm\.seeds was 5 and is 3 now; .*search\.yaml") as caught:
+        again(folder, of(confirm=CONFIRM))
+    assert "\n" not in str(caught.value)
+    assert folder.config().confirm == changed
+
+
+def test_a_file_of_other_settings_is_refused_with_the_first_of_them(folder: SearchFolder) -> None:
+    guidance = {**SPACE["synthesis.guidance"], "high": 4.0}
+    other = of(space={**SPACE, "synthesis.guidance": guidance}, budget={"trials": 7}, confirm=CONFIRM)
+    line = (
+        r"other settings, .* space\.synthesis\.guidance\.high was 5\.0 and is 4\.0 now \(and 1 more\); .*--set name=NEW"
+    )
+    with pytest.raises(KinemicError, match=line):
+        again(folder, other)
+    with pytest.raises(KinemicError, match=rf"trial\.adapt\.rungs was \[.*{RUNGS[-1]}\] and is \[4, 8\] now; take"):
+        again(folder, of(trial={"adapt": {"rungs": [4, 8]}}))
+    assert folder.config() == of()
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process, which sits at the search until it is killed."""
+    code = (
+        "import pathlib, sys; from search.lock import sole\n"
+        "with sole(pathlib.Path(sys.argv[1])): print('sat', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / NAME)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "sat\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_sitting_is_refused_and_told_who_sits(
+    folder: SearchFolder, holder: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = ["--runs", str(folder.path.parent)]
+    for word in ("resume", "contenders"):
+        assert command(["search", word, NAME, *runs]) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert f"search '{NAME}' is being run by process {holder.pid} on {socket.gethostname()} since " in line
+    assert not (folder.path.parent / "mlflow.db").exists()  # its runs were not touched
+    assert command(["search", "status", NAME, *runs]) == 0
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    with sole(folder.path):
+        assert str(os.getpid()) in (folder.path / ".holder.json").read_text()
+
+
+def test_a_start_beside_another_leaves_no_trace(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    with pytest.raises(KinemicError, match=f"process {holder.pid}"):
+        runner.start(of(), tmp_path, prepared=(analytic.inputs(tmp_path), analytic.SOURCE_CLIPS))
+    assert not SearchFolder(tmp_path / NAME).started
+    assert not (tmp_path / NAME / "search.yaml").exists()
