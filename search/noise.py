@@ -27,6 +27,7 @@ from search.again import Run, failure_lines, fresh_seeds, plan, run_all
 from search.baselines import Contender
 from search.config import SamplerConfig, SearchConfig
 from search.folder import SearchFolder
+from search.lock import sole
 from search.noise_report import Design, Measured, Noise, report_of
 from search.resources import connected, share, sigterm_as_ctrl_c
 from search.runner import Prepared, prepare
@@ -60,7 +61,8 @@ def measure(
     keeping = [replace(contender, config=with_values(contender.config, keep)) for contender, _ in found]
     rows = plan(keeping, seeds(config.sampler.seed, design), _place(folder, inputs))
     work = Work(inputs, config.trial, config.seeds, folder.trials, run_trial)
-    failures = _run(config, design, rows, work, progress, say)
+    with sole(folder.path):
+        failures = _run(config, design, rows, work, progress, say)
     whole = [
         Measured(contender.key, contender.title, values, tuple(tuple(_reports(run)) for run in rows[contender.key]))
         for contender, values in found

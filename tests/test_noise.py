@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ray import cloudpickle
 
 from kinemic import classify
@@ -186,9 +187,11 @@ def test_what_each_dev_clip_was_taken_for_is_asked_of_the_judges_that_were_kept(
     joints, own = [data.corpus.joints(i) for i in data.train], labels[data.train]
     rows = [[Run(TrialConfig(), TrialSeeds(judge=(0, 1)), tmp_path / f"{c}-{k}") for k in range(3)] for c in range(2)]
     expected = np.zeros((2, 3, len(data.dev)))
+    trained = classify.train_classifier(joints, own, len(classes), judge, seed=0)
+    last, rng = trained.model.fc_cls.weight.data, torch.Generator().manual_seed(0)
     for seed, (c, k, j) in enumerate(np.ndindex(2, 3, 2)):
         assert recognised(rows, data) is None  # one is not there yet
-        trained = classify.train_classifier(joints, own, len(classes), judge, seed)
+        last.normal_(generator=rng)  # another opinion of every clip
         save_judge(trained, judge_file(rows[c][k].workdir, j), classes, seed)
         taken_for = trained.score([data.corpus.joints(i) for i in data.dev])[0].argmax(axis=1)
         expected[c, k] += (taken_for == labels[data.dev]) / 2
