@@ -19,7 +19,8 @@ test: $(READY)
 system-test: $(SYSTEM)
 	$(BIN)/python -m pytest tests/system
 
-# What make test tries a sample of: 20 random kill -9 of searches, and a driver that dies at every write to its study.
+# What make test tries a sample of: random kill -9 of searches, and a driver that dies at every write to its study;
+# and what it leaves out: kill -9 of confirmations.
 faults: $(READY)
 	KINEMIC_FAULTS=all $(BIN)/python -m pytest tests/faults
 

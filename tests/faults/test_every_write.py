@@ -105,7 +105,9 @@ def test_a_driver_that_dies_at_any_write_changes_nothing(
         broken.left = at - created
         with pytest.raises(DriverDiedError):
             bench.run_all()
+        if bench.tracker.ended:
+            bench.tracker.ended.popitem()  # the last end may not have reached the tracking server
         bench.ledger = bench.sitting()
         bench.ledger.reconcile()
         assert ended(bench.run_all()) == undisturbed, f"after {at} writes"
-        assert set(bench.tracker.ended) == set(range(8)), f"after {at} writes"
+        assert bench.tracker.ended == whole.tracker.ended, f"after {at} writes"

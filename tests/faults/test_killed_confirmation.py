@@ -34,7 +34,7 @@ SEARCH = {
     "confirm": {"test_subjects": ["s06", "s07"], "best": 2, "seeds": 2, "judge_seeds": 1},
 }
 RUNS = 16  # of the 20 on dev: some are left to kill
-KILLS = 3
+KILLS = 2
 
 
 def ended(search: Search) -> Confirmation:
