@@ -60,7 +60,7 @@ def write_scores(folder: Path, classes: tuple[str, ...], confusions: Sequence[np
 
 
 def class_table(classes: tuple[str, ...], confusions: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-    """Return one row per class: dev accuracy (0..1) and its standard error over judge seeds, clips, usual mistake."""
+    """Return one row per class: dev accuracy (0..1) and its standard error over all seeds, clips, usual mistake."""
     confusion = np.sum(confusions, axis=0)
     rows = []
     for label, name in enumerate(classes):

@@ -86,7 +86,7 @@ def description(
         best = leaders[0]
         parts[0] += (
             f" Best: trial {best.number}, dev accuracy {accuracy(best)} % "
-            "(standard error over judge seeds; chosen on these clips)."
+            "(standard error over its seeds; chosen on these clips)."
         )
     if trials_link:
         parts[0] += f" [All trials, the best first]({trials_link})"

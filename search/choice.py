@@ -63,7 +63,8 @@ def _finished(study: optuna.Study, number: int) -> FrozenTrial:
 
 def _on_dev(trial: FrozenTrial) -> str:
     last = studies.reports(trial)[-1]
-    return f"dev accuracy {last.dev_accuracy:.4f} +- {shown(last.dev_accuracy_se, 4)} (standard error over judge seeds)"
+    over = "repetitions" if last.repetition else "judge seeds"
+    return f"dev accuracy {last.dev_accuracy:.4f} +- {shown(last.dev_accuracy_se, 4)} (standard error over {over})"
 
 
 def _confirmed(confirmed: Confirmation) -> str:
