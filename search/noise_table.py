@@ -9,7 +9,7 @@ from search.noise_report import Noise, Pruning, shown
 from search.variance import Component
 from search.wording import percent
 
-_WORTH = {"yes": "is worth it", "no": "is not worth it", "unknown": "can't tell"}
+_WORTH = {"yes": " is worth it: ", "no": " is not worth it: ", "unknown": ": can't tell "}
 
 
 def noise_table(noise: Noise) -> RenderableType:
@@ -55,8 +55,7 @@ def _rungs(noise: Noise) -> Table:
 def _sentence(pruner: str, pruning: Pruning) -> str:
     *others, last = map(str, pruning.rungs)
     steps = f"{', '.join(others)} and {last}" if others else last
-    link = " " if pruning.worth == "unknown" else ": "
-    return f"{pruner} pruning at {steps} steps: {_WORTH[pruning.worth]}{link}{pruning.reason}"
+    return f"{pruner} pruning at {steps} steps{_WORTH[pruning.worth]}{pruning.reason}"
 
 
 def _detectable(noise: Noise) -> Table:

@@ -239,7 +239,9 @@ def test_the_command_shows_what_was_measured_and_computes_nothing_again(
     assert "16 runs of 16 steps, 16 of them done" in shown.err
     lines = shown.out.splitlines()
     assert [line.split()[0] for line in lines[2:6]] == ["configuration", "adaptation", "generation", "judge"]
-    assert any(line.startswith("successive_halving pruning at 4 and 8 steps: ") for line in lines)
+    assert any(
+        line.startswith("successive_halving pruning at 4 and 8 steps is not worth it: scoring") for line in lines
+    )
     assert [line.split()[0] for line in lines[-5:]] == ["1", "2", "3", "5", "10"]  # repetitions
     assert "1 (this search)" in lines[-5]
     assert computed(runs) == before
