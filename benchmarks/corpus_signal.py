@@ -61,6 +61,9 @@ MEANINGFUL: dict[str, object] = {
 }  # fmt: skip
 FULL_DATA_EPOCHS = 40  # of the judge on all clips, where the profile's own epochs stop short
 JUDGES = 3
+# One judge seed deviates by 0.045, far more than seeds of adaptation; three would leave of that as much as there is to
+# see between configurations.
+CONFIGURATION_JUDGES = 8
 CACHE = Path("runs/cache")
 
 
@@ -124,10 +127,10 @@ def unadapted(seed: int) -> Verdict:
     return verdict(m, made, seed)
 
 
-def adapted(seed: int, values: Mapping[str, object] | None = None, run: int = 0) -> Verdict:
+def adapted(seed: int, values: Mapping[str, object] | None = None, run: int = 0, judges: int = JUDGES) -> Verdict:
     """Clips of the adapted generator, its pools mined by caption."""
     m, config = material(seed), trial_config(values)
-    return with_pools(m, mine_pools(m, config.mining), config, seed, run)
+    return with_pools(m, mine_pools(m, config.mining), config, seed, run, judges)
 
 
 def adapted_bf16(seed: int) -> Verdict:
@@ -152,21 +155,21 @@ def random_pools(seed: int) -> Verdict:
 # --- how ---------------------------------------------------------------------------------------------------------
 
 
-def accuracy(m: Material, made: Synthetic | None, seed: int) -> float:
+def accuracy(m: Material, made: Synthetic | None, seed: int, judges: int = JUDGES) -> float:
     """Mean dev accuracy over the judge seeds."""
     return mean(
         [
             v.accuracy
-            for v in score_on(m.data, made, trial_config().judge, [derive(seed, j) for j in range(JUDGES)], "cpu")
+            for v in score_on(m.data, made, trial_config().judge, [derive(seed, j) for j in range(judges)], "cpu")
         ]
     )
 
 
-def verdict(m: Material, made: Synthetic, seed: int, run: int = 0) -> Verdict:
+def verdict(m: Material, made: Synthetic, seed: int, run: int = 0, judges: int = JUDGES) -> Verdict:
     """Judge generated clips both ways."""
     joints = [features_to_joints(clip) for clip in made.features]
     recognised = full_judge(seed).score(joints)[0].argmax(axis=1) == made.labels
-    return Verdict(accuracy(m, made, derive(seed, run)), float(recognised.mean()))
+    return Verdict(accuracy(m, made, derive(seed, run), judges), float(recognised.mean()))
 
 
 @lru_cache
@@ -199,7 +202,9 @@ def as_mined(pools: Sequence[np.ndarray]) -> MiningResult:
     return MiningResult(tuple(made), ())
 
 
-def with_pools(m: Material, mined: MiningResult, config: TrialConfig, seed: int, run: int = 0) -> Verdict:
+def with_pools(
+    m: Material, mined: MiningResult, config: TrialConfig, seed: int, run: int = 0, judges: int = JUDGES
+) -> Verdict:
     """Adapt with these pools, generate, classify."""
     adaptation = start_adaptation(m, mined, config, TrialSeeds(adaptation=derive(seed, run)), "cpu")
     adaptation.run(config.adapt.rungs[-1])
@@ -212,7 +217,7 @@ def with_pools(m: Material, mined: MiningResult, config: TrialConfig, seed: int,
         m.prior.statistics,
         derive(seed, run),
     )
-    return replace(verdict(m, made, seed, run), windows=window_overlap(m, adaptation, seed))
+    return replace(verdict(m, made, seed, run, judges), windows=window_overlap(m, adaptation, seed))
 
 
 @torch.no_grad()
@@ -294,7 +299,10 @@ def main() -> None:
     with ProcessPoolExecutor(options.processes) as pool:
         wanted = [f for f in measures if options.rows is None or f.__name__ in options.rows]
         jobs = {f.__name__: [pool.submit(f, seed) for seed in seeds] for f in wanted}
-        spread = [[pool.submit(adapted, 0, c, r) for r in range(options.repeats)] for c in configurations]
+        spread = [
+            [pool.submit(adapted, 0, c, r, CONFIGURATION_JUDGES) for r in range(options.repeats)]
+            for c in configurations
+        ]
         found = {name: told(name, [job.result() for job in group]) for name, group in jobs.items()}
         tried = [told(f"configuration {n}", [job.result() for job in group]) for n, group in enumerate(spread)]
     for title, a, b in (
