@@ -48,7 +48,7 @@ def ended(search: Search) -> Confirmation:
 
 
 @pytest.mark.skipif(not THOROUGH, reason="minutes; make faults")
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)  # every kill may cost a start of Python and of Ray
 @pytest.mark.parametrize("seed", range(2))
 def test_a_confirmation_that_is_killed_again_and_again_looks_once(
     seed: int, searches: Callable[[SearchConfig, Path], Search], tmp_path: Path
