@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from kinemic.adapt import Adaptation
+from kinemic.baselines import baseline_clips
 from kinemic.classify import PROFILES, Classifier, train_classifier
 from kinemic.clips import ClipSet
 from kinemic.config import (
@@ -150,6 +151,13 @@ def random_pools(seed: int) -> Verdict:
     rng = numpy_generator(seed, "random pools")
     drawn = [rng.choice(len(m.source), len(held), replace=False) for held in holders(m)]
     return with_pools(m, as_mined(drawn), trial_config(), seed)
+
+
+def mined_windows(seed: int) -> Verdict:
+    """The windows that ``adapted`` trains on, as they are, without a generator."""
+    m, seeds = material(seed), TrialSeeds(adaptation=derive(seed, 0), generation=derive(seed, 0))
+    made, _ = baseline_clips(m, trial_config({"synthesis.source": "mined_windows"}), seeds)
+    return verdict(m, made, seed)
 
 
 # --- how ---------------------------------------------------------------------------------------------------------
@@ -293,7 +301,7 @@ def main() -> None:
         prepare_inputs(experiment(seed), CACHE)
         prepare_inputs(experiment(seed, full=True), CACHE)
     measures: list[Callable[[int], Verdict]] = [
-        real_only, full_data, unadapted, adapted, oracle_pools, random_pools, adapted_bf16,
+        real_only, full_data, unadapted, adapted, oracle_pools, random_pools, adapted_bf16, mined_windows,
     ]  # fmt: skip
     configurations = random_configurations(options.configurations)
     with ProcessPoolExecutor(options.processes) as pool:
@@ -308,6 +316,7 @@ def main() -> None:
     for title, a, b in (
         ("adaptation - none", "adapted", "unadapted"),
         ("adaptation - real only", "adapted", "real_only"),
+        ("adaptation - windows", "adapted", "mined_windows"),
         ("oracle - random pools", "oracle_pools", "random_pools"),
         ("bf16 - fp32", "adapted_bf16", "adapted"),
     ):
