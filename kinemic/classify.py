@@ -21,7 +21,7 @@ from kinemic.augment import augment
 from kinemic.config import JudgeConfig, JudgeProfile
 from kinemic.errors import DataError, DivergedError
 from kinemic.judge_inputs import judge_inputs
-from kinemic.metrics import confusion_matrix, per_class_accuracy
+from kinemic.metrics import accuracy, confusion_matrix, per_class_accuracy
 from kinemic.models.stgcn import STGCN
 from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.seeding import derive_seed
@@ -72,19 +72,26 @@ PROFILES: Final[dict[JudgeProfile, Profile]] = {
 class JudgeReport:
     """How well a judge recognised dev after its last epoch, never its best.
 
-    ``classifier`` is the judge itself; ``accuracy`` 0..1; ``per_class`` (C,) 0..1, NaN for a class without dev clips;
-    ``confusion`` (C, C) counts, rows the truth; ``dev_features`` (N, D) pooled features; ``loss`` the last epoch's
-    mean; ``seconds`` of training and scoring.
+    ``classifier`` is the judge itself; ``confusion`` (C, C) counts, rows the truth; ``dev_features`` (N, D) pooled
+    features; ``loss`` the last epoch's mean; ``seconds`` of training and scoring.
     """
 
     classifier: Classifier
     profile: JudgeProfile
-    accuracy: float
-    per_class: npt.NDArray[np.float64]
     confusion: Indices
     dev_features: Floats
     loss: float
     seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the dev clips that were recognised, 0..1."""
+        return accuracy(self.confusion)
+
+    @property
+    def per_class(self) -> npt.NDArray[np.float64]:
+        """The same by class, (C,); NaN for a class without dev clips."""
+        return per_class_accuracy(self.confusion)
 
 
 @dataclass(frozen=True)
@@ -130,8 +137,6 @@ def judge(
     return JudgeReport(
         classifier=classifier,
         profile=config.profile,
-        accuracy=float(np.trace(confusion) / confusion.sum()),
-        per_class=per_class_accuracy(confusion),
         confusion=confusion,
         dev_features=features,
         loss=classifier.loss,

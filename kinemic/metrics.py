@@ -86,6 +86,11 @@ def confusion_matrix(labels_N: Array, predictions_N: Array, classes: int) -> Ind
     return np.bincount(flat, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
 
 
+def accuracy(confusion_CC: Array) -> float:
+    """Return the share (0..1) of all clips that were recognised."""
+    return float(np.trace(confusion_CC) / confusion_CC.sum())
+
+
 def per_class_accuracy(confusion_CC: Array) -> Floats:
     """Return the share (0..1) of each class's clips that were recognised; NaN for a class without clips."""
     total = confusion_CC.sum(axis=1).astype(np.float64)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from kinemic.classify import PROFILES, Classifier, JudgeReport, judge, limit_generated, new_model, train_classifier
 from kinemic.config import JudgeConfig
 from kinemic.data.splits import TrialData
-from kinemic.metrics import per_class_accuracy
 from kinemic.motion import features_to_joints
 from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.store import StageStore, digest
@@ -130,13 +129,10 @@ def _read(store: StageStore, key: str, config: JudgeConfig, classes: int, device
     tensors, meta = kept
     model = new_model(PROFILES[config.profile], classes, seed=0)
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    confusion: NDArray[np.int64] = tensors["confusion"].numpy()
     return JudgeReport(
         classifier=Classifier(model.to(device).eval(), config.profile, device, meta["loss"]),
         profile=config.profile,
-        accuracy=float(np.trace(confusion) / confusion.sum()),
-        per_class=per_class_accuracy(confusion),
-        confusion=confusion,
+        confusion=tensors["confusion"].numpy(),
         dev_features=tensors["features"].numpy(),
         loss=meta["loss"],
         seconds=meta["seconds"],

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from kinemic.device import peak_memory_mb, reset_peak_memory
 from kinemic.files import write_text
 from kinemic.judges import judge_file, save_judge
 from kinemic.material import Material
+from kinemic.metrics import accuracy
 from kinemic.mining import MiningResult
 from kinemic.progress import ProgressCallback, silent
 from kinemic.report import RungReport, TrialInputs, mean
@@ -153,7 +153,7 @@ class _Trial:
             rung=self.config.scored_rungs.index(steps),
             steps=steps,
             total_steps=self.config.adapt.rungs[-1],
-            accuracies=tuple(float(np.trace(each) / each.sum()) for each in confusions),
+            accuracies=tuple(accuracy(each) for each in confusions),
             losses=scored.losses,
             seconds=dict(clock.seconds),
             pool_sizes=tuple(len(p.indices) for p in scored.mined.pools) if scored.mined else (),
@@ -208,7 +208,7 @@ def _folder(workdir: Path, repetition: int, steps: int) -> Path:
 
 
 def _warnings(scored: _Scored, config: TrialConfig) -> tuple[str, ...]:
-    found: list[Any] = list(scored.mined.warnings if scored.mined else ())
+    found = list(scored.mined.warnings if scored.mined else ())
     if scored.made is not None:
         _, cut = limit_generated(scored.made.labels, config.judge.profile)
         found += [*scored.made.warnings, *([cut] if cut else [])]
