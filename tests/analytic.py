@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -89,16 +90,9 @@ def run_unprepared(*_: object) -> Iterator[RungReport]:
     raise KeyError("nothing is prepared")
 
 
-def run_mended(
-    trial_inputs: TrialInputs,
-    config: TrialConfig,
-    seeds: tuple[TrialSeeds, ...],
-    workdir: Path,
-    device: str,
-    progress: ProgressCallback,
-) -> Iterator[RungReport]:
+def run_mended(trial_inputs: TrialInputs, config: TrialConfig, *rest: Any) -> Iterator[RungReport]:
     """Run the trial without what makes it fail."""
-    yield from run_trial(trial_inputs, with_values(config, {"loss.bank_size": 60}), seeds, workdir, device, progress)
+    yield from run_trial(trial_inputs, with_values(config, {"loss.bank_size": 60}), *rest)
 
 
 def fail(bank_size: int, rung: int, workdir: Path) -> None:

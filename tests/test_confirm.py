@@ -50,18 +50,11 @@ SPACE = {  # the analytic trial is best at guidance 3, so that the published 2.5
 }
 
 
-def failing_prior(
-    inputs: TrialInputs,
-    config: TrialConfig,
-    seeds: tuple[TrialSeeds, ...],
-    workdir: Path,
-    device: str,
-    progress: ProgressCallback,
-) -> Iterator[RungReport]:
+def failing_prior(inputs: TrialInputs, config: TrialConfig, *rest: Any) -> Iterator[RungReport]:
     """The same, but that the prior never gives a clip."""
     if config.synthesis.source == "prior":
         raise DivergedError("the prior gave NaN")
-    yield from keeping(inputs, config, seeds, workdir, device, progress)
+    yield from keeping(inputs, config, *rest)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -23,7 +23,7 @@ from kinemic.config import JudgeConfig, TrialConfig, TrialSeeds
 from kinemic.data.splits import load_trial_data
 from kinemic.errors import ConfigError, DivergedError, KinemicError
 from kinemic.judges import judge_file, save_judge
-from kinemic.progress import Progress, ProgressCallback, silent
+from kinemic.progress import Progress, silent
 from kinemic.report import RungReport, TrialInputs
 from search.again import Run
 from search.config import SearchConfig, validate
@@ -48,18 +48,11 @@ def config(**more: Any) -> SearchConfig:
     return validate(TOY | values | more, "toy.yaml")
 
 
-def failing(
-    inputs: TrialInputs,
-    config: TrialConfig,
-    seeds: tuple[TrialSeeds, ...],
-    workdir: Path,
-    device: str,
-    progress: ProgressCallback,
-) -> Iterator[RungReport]:
+def failing(inputs: TrialInputs, config: TrialConfig, *rest: Any) -> Iterator[RungReport]:
     """The analytic trial, but that three of the four configurations of this file diverge."""
     if config.synthesis.guidance != 2.5:
         raise DivergedError("loss is nan")
-    yield from analytic.run_trial(inputs, config, seeds, workdir, device, progress)
+    yield from analytic.run_trial(inputs, config, *rest)
 
 
 @pytest.fixture(scope="module", autouse=True)
