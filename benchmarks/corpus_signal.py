@@ -257,11 +257,10 @@ def inside(span: tuple[int, int], start: int, length: int) -> float:
 
 
 def random_configurations(count: int) -> list[dict[str, object]]:
-    """Configurations over what a search varies, drawn blindly, at half the budget: wide enough to hold bad ones."""
+    """Configurations over what a search varies, drawn blindly: wide enough to hold bad ones."""
     rng = numpy_generator(0, "configurations")
     return [
         {
-            "adapt.rungs": (150,),
             "mining.top_k": int(np.exp(rng.uniform(np.log(4), np.log(60)))),
             "loss.window_rec": float(rng.uniform(0, 2)),
             "loss.contrastive": float(rng.uniform(0, 2)),
