@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "check.json"
 CLIPS_PER_CLASS = 4  # enough to see a class that fails, few enough for a laptop
+DIVERSITY_PAIRS = 200
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class Verdict:
 
     ``recognised`` is of the generated clips, ``by_class`` the same by class, ``recognised_dev`` of the real dev clips
     (None where there are none): a judge that does not know those can't be asked about generated ones. ``chance`` is 1
-    over the number of classes.
+    over the number of classes. ``fid`` is the Frechet distance of the generated clips from the real ones in the judge's
+    pooled features, ``diversity`` and ``diversity_real`` the mean distance of two clips there (METHOD section 5). Real
+    are the dev clips, or the few shots where there are none; with few clips a FID only compares with its like.
     """
 
     profile: str
@@ -36,6 +39,9 @@ class Verdict:
     by_class: dict[str, float]
     recognised_dev: float | None
     chance: float
+    fid: float
+    diversity: float
+    diversity_real: float
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ class BundleCheck:
             return made + "not judged, the few shots are not at hand"
         v = self.verdict
         dev = "" if v.recognised_dev is None else f"{v.recognised_dev:.0%} of the real dev clips, "
-        return made + f"judge {v.profile} recognises {v.recognised:.0%} of them ({dev}chance {v.chance:.0%})"
+        judged = f"judge {v.profile} recognises {v.recognised:.0%} of them ({dev}chance {v.chance:.0%})"
+        return f"{made}{judged}, FID {v.fid:.3g}, diversity {v.diversity:.3g} (real {v.diversity_real:.3g})"
 
 
 def check_bundle(
@@ -111,6 +118,7 @@ def _judge(
     """Train the trial's judge on the real few shots alone: one that had seen generated clips would know its own."""
     from kinemic.classify import train_classifier
     from kinemic.data.splits import load_trial_data
+    from kinemic.metrics import diversity, frechet_distance
 
     data = load_trial_data(few_shots)
     corpus, config, seed = data.corpus, bundle.trial.judge, bundle.seeds.judge[0]
@@ -121,16 +129,19 @@ def _judge(
         )
     real = [corpus.joints(i) for i in data.train]
     judge = train_classifier(real, corpus.labels[data.train], len(corpus.classes), config, seed, device, progress)
-    right = judge.score(joints)[0].argmax(axis=1) == labels
-    dev = data.dev
-    right_dev = (
-        judge.score([corpus.joints(i) for i in dev])[0].argmax(axis=1) == corpus.labels[dev] if len(dev) else None
-    )
+    held_out = len(data.dev) > 0
+    seen = data.dev if held_out else data.train
+    logits, features = judge.score(joints)
+    logits_real, features_real = judge.score([corpus.joints(i) for i in seen])
+    right = logits.argmax(axis=1) == labels
     return Verdict(
         profile=config.profile,
         seed=seed,
         recognised=float(right.mean()),
         by_class={name: float(right[labels == c].mean()) for c, name in enumerate(corpus.classes)},
-        recognised_dev=None if right_dev is None else float(right_dev.mean()),
+        recognised_dev=float((logits_real.argmax(axis=1) == corpus.labels[seen]).mean()) if held_out else None,
         chance=1 / len(corpus.classes),
+        fid=frechet_distance(features_real, features),
+        diversity=diversity(features, DIVERSITY_PAIRS, seed),
+        diversity_real=diversity(features_real, DIVERSITY_PAIRS, seed),
     )

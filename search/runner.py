@@ -30,6 +30,7 @@ from search.tracking import Tracker
 from search.trainable import RunTrial, TrialActor, Work
 
 Prepared = tuple[TrialInputs, int]  # what trials read, and the number of source clips
+_CHANGE_NO_TRIAL = ("confirm", "budget.", "resources.", "stages.")  # settings under which trials stay comparable
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def start(
 def start_or_reopen(config: SearchConfig, runs: Path, *, progress: ProgressCallback = silent) -> Opened:
     """Start a search, or go on with it where it was started with the same configuration. Raises KinemicError.
 
-    ``confirm`` alone may have come or changed meanwhile, until the confirmation begins; the search's folder takes it.
+    What changes no trial may have changed meanwhile, and the search's folder takes it: a larger budget for instance.
+    ``confirm`` may until the confirmation begins.
     """
     folder = SearchFolder((runs / config.name).resolve())
     if not folder.started:
@@ -89,16 +91,17 @@ def start_or_reopen(config: SearchConfig, runs: Path, *, progress: ProgressCallb
     started = folder.config()
     config = config if config.confirm else config.model_copy(update={"confirm": started.confirm})
     found = list(differences(started.model_dump(mode="json"), config.model_dump(mode="json")))
-    other = [line for line in found if not line.startswith("confirm")]
+    other = [line for line in found if not line.startswith(_CHANGE_NO_TRIAL)]
     more = f" (and {len(other) - 1} more)" if len(other) > 1 else ""
     if other:
         raise KinemicError(
             f"search {config.name!r} was started with other settings, its trials could not be compared: "
             f"{other[0]}{more}; take another name: --set name=NEW"
         )
-    if found and folder.confirming:
+    confirm = [line for line in found if line.startswith("confirm")]
+    if confirm and folder.confirming:
         raise KinemicError(
-            f"the confirmation of {config.name!r} has begun: {found[0]}; take the change back, or make it in "
+            f"the confirmation of {config.name!r} has begun: {confirm[0]}; take the change back, or make it in "
             f"{folder.path / 'search.yaml'} and ask for it: kinemic search confirm {config.name}"
         )
     if found:
@@ -185,9 +188,9 @@ def _search(sitting: Sitting, board: Board, only_contenders: bool) -> ContenderT
 
     ledger = Ledger(study, config, opened.space, tracker, folder.trials, part, changed)
     ledger.reconcile()
-    # The test split stays out of what is tracked (METHOD section 6).
+    # The test split stays out of what is tracked (METHOD section 6), and so does a database's password.
     tracker.save_view(tuple(opened.space))
-    tracker.log_parent({}, {}, {"search.yaml": dump(config, without=("confirm",))})
+    tracker.log_parent({}, {}, {"search.yaml": dump(config, without=("confirm", "storage"))})
     try:
         if not (ledger.finished or only_contenders):
             run_trials(ledger, sitting.work, folder.path)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import optuna
+import sqlalchemy
 import sqlalchemy.exc
 from optuna.trial import FrozenTrial, TrialState
 
@@ -52,7 +53,7 @@ def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain]
             load_if_exists=config.storage is None,
         )
     except optuna.exceptions.DuplicatedStudyError as error:
-        raise KinemicError(f"{url} already holds a search {config.name!r}; take another name") from error
+        raise KinemicError(f"{_shown(url)} already holds a search {config.name!r}; take another name") from error
     if study.get_trials(deepcopy=False):
         return study
     published = published_values(space, source_clips)
@@ -70,7 +71,7 @@ def open_study(config: SearchConfig, folder: Path, name: str) -> optuna.Study:
         return optuna.load_study(study_name=name, storage=_open_storage(url))
     except KeyError as error:
         raise KinemicError(
-            f"{url} holds no study {name!r}; the search {config.name!r} has no trials to show"
+            f"{_shown(url)} holds no study {name!r}; the search {config.name!r} has no trials to show"
         ) from error
 
 
@@ -232,4 +233,14 @@ def _open_storage(url: str) -> optuna.storages.BaseStorage:
         return optuna.storages.get_storage(url)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, OSError) as error:
         first = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"storage {url}: cannot be opened ({first}); give a URL such as sqlite:///PATH") from error
+        raise ConfigError(
+            f"storage {_shown(url)}: cannot be opened ({first}); give a URL such as sqlite:///PATH"
+        ) from error
+
+
+def _shown(url: str) -> str:
+    """A storage's URL without its password."""
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return url

@@ -58,7 +58,7 @@ def test_a_test_split_that_came_later_or_changed_is_taken_until_the_confirmation
 
 def test_a_file_of_other_settings_is_refused_with_the_first_of_them(folder: SearchFolder) -> None:
     guidance = {**SPACE["synthesis.guidance"], "high": 4.0}
-    other = of(space={**SPACE, "synthesis.guidance": guidance}, budget={"trials": 7}, confirm=CONFIRM)
+    other = of(space={**SPACE, "synthesis.guidance": guidance}, sampler={"kind": "tpe", "seed": 7}, confirm=CONFIRM)
     line = (
         r"other settings, .* space\.synthesis\.guidance\.high was 5\.0 and is 4\.0 now \(and 1 more\); .*--set name=NEW"
     )
@@ -67,6 +67,12 @@ def test_a_file_of_other_settings_is_refused_with_the_first_of_them(folder: Sear
     with pytest.raises(KinemicError, match=rf"trial\.adapt\.rungs was \[.*{RUNGS[-1]}\] and is \[4, 8\] now; take"):
         again(folder, of(trial={"adapt": {"rungs": [4, 8]}}))
     assert folder.config() == of()
+
+
+def test_what_changes_no_trial_may_change_also_after_the_confirmation_began(folder: SearchFolder) -> None:
+    folder.confirmation.mkdir()
+    more: dict[str, object] = {"budget": {"trials": 7}, "resources": {"cpus": 2}, "stages": {"limit_gb": 1}}
+    assert again(folder, of(**more)) == folder.config() == of(**more)
 
 
 @pytest.fixture
