@@ -81,10 +81,10 @@ Reader = Annotated[
 class SplitConfig(Frozen):
     """Which target clips are the few shots (train) and which score a trial (dev); the test split has no place here.
 
-    Without dev clips, ``folds`` says in how many parts the shots are held out in turn: every trial then adapts,
-    generates and classifies once a fold, and once more with all shots for the generator that it leaves.
     Either by drawing (``shots`` clips a class of ``train_subjects``, all clips of ``dev_subjects``) or by lists; with a
     ``train`` list and ``shots``, the shots are drawn from the list.
+    Without dev clips, ``folds`` says in how many parts the shots are held out in turn: every trial then adapts,
+    generates and classifies once a fold, and once more with all shots for the generator that it leaves.
     """
 
     classes: tuple[str, ...] | None = None  # None: every class of the target corpus

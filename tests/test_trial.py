@@ -85,7 +85,7 @@ def test_a_finished_trial_leaves_pictures_and_a_bundle_that_needs_nothing_else(
 ) -> None:
     workdir, reports = finished
     names = {file.name for file in (workdir / "artifacts").iterdir()}
-    assert names == {"pools.json", "per_class.json", "confusion.json", "confusion.png", "clips.gif"}
+    assert names == {"pools.json", "per_class.json", "confusion.json", "confusion.png", "clips.gif", "clips.png"}
     confusion = json.loads((workdir / "artifacts" / "confusion.json").read_text())
     dev = 3 * 3  # classes, dev subjects with one clip each
     assert np.sum(confusion["rows_are_truth"]) == dev * EXPERIMENT.judge_seeds
