@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from kinemic.config import with_values
 from kinemic.data.corpus import Corpus
 from kinemic.data.prepare import prepare
 from kinemic.data.splits import Indices, TrialData, choose_test, load_trial_data, make_test_data
 from kinemic.errors import KinemicError
 from kinemic.files import replacing
 from kinemic.progress import ProgressCallback, silent
+from kinemic.reading import with_values
 from kinemic.seeding import derive_seed
 from search import study as studies
 from search.again import Run, fresh_seeds, plan, run_all

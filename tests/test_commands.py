@@ -211,7 +211,8 @@ def test_data_is_prepared_checked_and_split(place: Path, tmp_path: Path, capsys:
     assert run("data", "check", place / "toy.yaml") == 0
     assert "dev clips" in capsys.readouterr().out
     (tmp_path / "odd.yaml").write_text((place / "toy.yaml").read_text().replace("s03", "s99"))
-    assert run("data", "check", tmp_path / "odd.yaml") == 1
+    with pytest.raises(SystemExit, match="1"):
+        run("data", "check", tmp_path / "odd.yaml")
     assert "subject 's99' has no clip" in " ".join(capsys.readouterr().out.split())
     (tmp_path / "odd.yaml").unlink()
     target = next(path for path in tmp_path.iterdir() if Corpus.open(path).role == "target")

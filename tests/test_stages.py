@@ -15,9 +15,10 @@ import torch
 from kinemic import store
 from kinemic.classify import PROFILES
 from kinemic.cli import run as command
-from kinemic.config import TrialSeeds, with_values
+from kinemic.config import TrialSeeds
 from kinemic.inputs import prepare_inputs
 from kinemic.prior import load_prior, save_prior
+from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs
 from kinemic.store import StageStore, collect, digest, usage
 from kinemic.trial import run_trial

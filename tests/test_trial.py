@@ -15,10 +15,11 @@ import pytest
 from kinemic import scoring
 from kinemic.bundle import GeneratorBundle
 from kinemic.classify import PROFILES, JudgeReport
-from kinemic.config import TrialConfig, TrialSeeds, with_values
+from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.splits import load_trial_data, make_test_data
 from kinemic.errors import CheckpointError, ConfigError, DataError, FirewallError
 from kinemic.inputs import prepare_inputs
+from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs
 from kinemic.trial import run_trial
 from tests.toy import toy_experiment

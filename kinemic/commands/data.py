@@ -12,8 +12,9 @@ from rich.text import Text
 
 from kinemic.commands.data_options import Named, experiment_data, id_list, named_data, reader_options
 from kinemic.commands.options import runs_option
-from kinemic.config import CorpusReader, DataConfig, SplitConfig, parse
+from kinemic.config import CorpusReader, DataConfig, SplitConfig
 from kinemic.console import console, progress_bars
+from kinemic.reading import parse
 
 if TYPE_CHECKING:
     from kinemic.data.check import Finding

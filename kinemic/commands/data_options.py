@@ -18,9 +18,9 @@ from kinemic.config import (
     JointsReader,
     NTUReader,
     Reader,
-    load_experiment,
 )
 from kinemic.errors import ConfigError, DataError
+from kinemic.reading import load_experiment
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -10,9 +10,10 @@ from rich.table import Table
 
 from kinemic.commands.generation import Generation, generation_options
 from kinemic.commands.options import experiment_options, interruptible, need_writable
-from kinemic.config import ExperimentConfig, load_experiment
+from kinemic.config import ExperimentConfig
 from kinemic.console import console, progress_bars, show_warnings
 from kinemic.errors import DataError
+from kinemic.reading import load_experiment
 from kinemic.report import RungReport, TrialInputs, mean, shown, standard_error
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from kinemic.commands.options import experiment_options, interruptible, need_writable
-from kinemic.config import load_experiment
 from kinemic.console import console, progress_bars
 from kinemic.errors import ConfigError
 from kinemic.files import replacing
+from kinemic.reading import load_experiment
 
 
 @click.command()
