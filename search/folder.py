@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,11 +20,16 @@ from search.config import SearchConfig, validate
 
 @dataclass(frozen=True)
 class State:
-    """What a resumed search must find as it was: the study's name and the prepared inputs."""
+    """What a resumed search must find as it was: the study's name and the prepared inputs.
+
+    ``identity`` is what the search's runs in MLflow are found by: another search of the same name and space, in another
+    folder or after this one was deleted, has another.
+    """
 
     study: str
     source_clips: int
     inputs: TrialInputs
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class SearchFolder:
 
     def write_state(self, state: State) -> None:
         """Write the state, which makes the search one that is started."""
-        data = {"study": state.study, "source_clips": state.source_clips}
+        data = {"study": state.study, "identity": state.identity, "source_clips": state.source_clips}
         data["inputs"] = {key: str(path) for key, path in asdict(state.inputs).items() if path is not None}
         write_text(self._state, json.dumps(data, indent=1))
 
@@ -119,9 +125,15 @@ class SearchFolder:
         try:
             data = json.loads(self._state.read_text(encoding="utf-8"))
             inputs = TrialInputs(**{name: Path(path) for name, path in data["inputs"].items()})
-            return State(data["study"], data["source_clips"], inputs)
+            # Searches of before identities were tracked under their study's name.
+            return State(data["study"], data["source_clips"], inputs, data.get("identity", data["study"]))
         except (ValueError, KeyError, TypeError) as error:
             raise KinemicError(f"{self._state}: damaged ({error}); start the search under another name") from error
+
+
+def new_identity(study: str) -> str:
+    """Return an identity for a search that starts."""
+    return f"{study}-{secrets.token_hex(4)}"
 
 
 def find(runs: Path, name: str) -> SearchFolder:

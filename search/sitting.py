@@ -109,7 +109,7 @@ def _sit(
     config, state = opened.config, opened.state
     work = Work(state.inputs, config.trial, config.seeds, opened.folder.trials, run_trial)
     uri, artifacts = tracking_uri(config, runs), artifacts_folder(config, runs)
-    tracker = open_tracker(uri, config.tracking.experiment, state.study, config.name, artifacts)
+    tracker = open_tracker(uri, config.tracking.experiment, state.identity, config.name, artifacts)
     made, status, patience = list[Made](), refused, _PATIENCE
     try:
         made.append(body(Sitting(opened, work, tracker, watch)))

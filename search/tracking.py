@@ -28,7 +28,9 @@ from search.records import as_table, readable, rung_metrics
 from search.space import Scalar, getattr_path
 from search.view import trials_link, view_tag
 
-STUDY_TAG, TRIAL_TAG, ROLE_TAG = "kinemic.study", "kinemic.trial", "kinemic.role"
+# "study", because searches of before identities were tracked under their study's name, and are found again.
+IDENTITY_TAG = "kinemic.study"
+TRIAL_TAG, ROLE_TAG = "kinemic.trial", "kinemic.role"
 STATE_TAG, FAILURE_TAG, DEVICE_TAG = "kinemic.state", "kinemic.failure", "kinemic.device"
 LEADER_TAG = "kinemic.variant_of"
 FINAL_KEYS = ("dev_accuracy", "dev_accuracy_se", "steps", "seconds", "peak_memory_mb")
@@ -55,9 +57,9 @@ class Tracker:
     """Keeps a search's runs on a tracking server. Every call returns at once; an outbox delivers it."""
 
     def __init__(
-        self, client: MlflowClient, experiment_id: str, study: str, parent_id: str, retry_after: float
+        self, client: MlflowClient, experiment_id: str, identity: str, parent_id: str, retry_after: float
     ) -> None:
-        self._client, self._experiment, self._study = client, experiment_id, study
+        self._client, self._experiment, self._identity = client, experiment_id, identity
         self.parent_id = parent_id
         self._children: dict[int, _Child] = {}
         self._outbox = Outbox(retry_after)
@@ -119,11 +121,11 @@ class Tracker:
     @property
     def trials_link(self) -> str:
         """The list of this search's trials, the best first, relative to the server's root."""
-        return trials_link(self._experiment, self._study)
+        return trials_link(self._experiment, self._identity)
 
     def save_view(self, parameters: Sequence[str]) -> None:
         """Keep what ``trials_link`` shows, with columns for these parameters."""
-        key, value = view_tag(self._study, parameters)
+        key, value = view_tag(self._identity, parameters)
         self._outbox.put(lambda: self._client.set_experiment_tag(self._experiment, key, value))
 
     def close(self, status: str, patience: float = 60.0) -> bool:
@@ -142,7 +144,7 @@ class Tracker:
     def _find_children(self) -> None:
         token: str | None = None
         while True:
-            where = f"tags.`{STUDY_TAG}` = '{self._study}' and tags.`{ROLE_TAG}` = 'trial'"
+            where = f"tags.`{IDENTITY_TAG}` = '{self._identity}' and tags.`{ROLE_TAG}` = 'trial'"
             page = self._client.search_runs([self._experiment], where, page_token=token)
             for run in page:
                 child = _Child(run.info.run_id, run.info.status)
@@ -172,12 +174,12 @@ class Tracker:
 
     def _created(self, number: int) -> str:
         """Return the trial's run; asked first, because a create whose answer was lost must not be done twice."""
-        where = f"tags.`{STUDY_TAG}` = '{self._study}' and tags.`{TRIAL_TAG}` = '{number}'"
+        where = f"tags.`{IDENTITY_TAG}` = '{self._identity}' and tags.`{TRIAL_TAG}` = '{number}'"
         found = self._client.search_runs([self._experiment], where, max_results=1)
         if found:
             return str(found[0].info.run_id)
         tags = {
-            STUDY_TAG: self._study,
+            IDENTITY_TAG: self._identity,
             TRIAL_TAG: str(number),
             ROLE_TAG: "trial",
             "mlflow.parentRunId": self.parent_id,
@@ -225,7 +227,7 @@ class Tracker:
 
 
 def open_tracker(
-    uri: str, experiment: str, study: str, name: str, artifacts: Path | None, retry_after: float = 2.0
+    uri: str, experiment: str, identity: str, name: str, artifacts: Path | None, retry_after: float = 2.0
 ) -> Tracker:
     """Open a search's runs: the experiment and the parent run are created, or found again by their tags.
 
@@ -233,17 +235,17 @@ def open_tracker(
     """
     with _client(uri) as client:
         experiment_id = _experiment(client, experiment, artifacts)
-        parent_id = _parent(client, experiment_id, study, name)
-        return Tracker(client, experiment_id, study, parent_id, retry_after)
+        parent_id = _parent(client, experiment_id, identity, name)
+        return Tracker(client, experiment_id, identity, parent_id, retry_after)
 
 
-def attach(uri: str, experiment: str, study: str, file: Path) -> None:
+def attach(uri: str, experiment: str, identity: str, file: Path) -> None:
     """Log a file on a search's own run, whatever its status, without touching that. Raises KinemicError."""
     with _client(uri) as client:
         found = client.get_experiment_by_name(experiment)
-        parent = found and _find_parent(client, found.experiment_id, study)
+        parent = found and _find_parent(client, found.experiment_id, identity)
         if not parent:
-            raise KinemicError(f"MLflow at {uri} has no run of {study} in experiment {experiment!r}")
+            raise KinemicError(f"MLflow at {uri} has no run of {identity} in experiment {experiment!r}")
         client.log_artifact(parent.info.run_id, str(file))
 
 
@@ -271,17 +273,17 @@ def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
     return str(client.create_experiment(name, artifacts.resolve().as_uri() if artifacts else None))
 
 
-def _parent(client: MlflowClient, experiment_id: str, study: str, name: str) -> str:
-    found = _find_parent(client, experiment_id, study)
+def _parent(client: MlflowClient, experiment_id: str, identity: str, name: str) -> str:
+    found = _find_parent(client, experiment_id, identity)
     if found is not None:
         client.update_run(found.info.run_id, status="RUNNING")
         return str(found.info.run_id)
-    tags = {STUDY_TAG: study, ROLE_TAG: "search"}
+    tags = {IDENTITY_TAG: identity, ROLE_TAG: "search"}
     return str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
 
 
-def _find_parent(client: MlflowClient, experiment_id: str, study: str) -> Run | None:
-    where = f"tags.`{STUDY_TAG}` = '{study}' and tags.`{ROLE_TAG}` = 'search'"
+def _find_parent(client: MlflowClient, experiment_id: str, identity: str) -> Run | None:
+    where = f"tags.`{IDENTITY_TAG}` = '{identity}' and tags.`{ROLE_TAG}` = 'search'"
     found = client.search_runs([experiment_id], where, max_results=1)
     return found[0] if found else None
 

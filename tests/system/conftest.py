@@ -25,11 +25,11 @@ expect.set_options(timeout=PATIENCE)
 
 @dataclass(frozen=True)
 class Searched:
-    """A finished search: its name, the folder of all searches, its study's name and what it found."""
+    """A finished search: its name, the folder of all searches, its identity and what it found."""
 
     name: str
     runs: Path
-    study: str
+    identity: str
     found: SearchResult
 
 
@@ -44,7 +44,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Sea
         prepared = (analytic.inputs(runs), analytic.SOURCE_CLIPS)
         outcome = runner.run(config, runs, run_trial=analytic.run_trial, prepared=prepared)
     cloudpickle.unregister_pickle_by_value(analytic)
-    return Searched(NAME, runs, outcome.folder.state().study, result(NAME, runs))
+    return Searched(NAME, runs, outcome.folder.state().identity, result(NAME, runs))
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def test_the_page_of_a_search_is_found_and_leads_to_its_trials(searched: Searche
 
 
 def test_trials_are_compared_side_by_side(searched: Searched, server: Served, page: Page) -> None:
-    _, trials = tracked(server.uri, searched.study)
+    _, trials = tracked(server.uri, searched.identity)
     page.goto(comparison(server.uri, trials[:3]))
     plot = page.locator(".js-plotly-plot")
     expect(plot.locator("svg.main-svg").first).to_be_visible()
