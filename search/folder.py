@@ -16,6 +16,7 @@ from kinemic.errors import KinemicError
 from kinemic.files import write_text
 from kinemic.report import TrialInputs
 from search.config import SearchConfig, validate
+from search.messages import without_passwords
 
 
 @dataclass(frozen=True)
@@ -146,16 +147,21 @@ def find(runs: Path, name: str) -> SearchFolder:
     raise KinemicError(f"no search {name!r} in {runs}: {there}; start one with `kinemic search run FILE`")
 
 
-def dump(config: SearchConfig, without: tuple[str, ...] = ()) -> str:
+def dump(config: SearchConfig) -> str:
     """Return a configuration as YAML."""
-    data: dict[str, Any] = config.model_dump(mode="json", exclude=set(without))
-    return yaml.safe_dump(data, sort_keys=False)
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def dump_tracked(config: SearchConfig) -> str:
+    """Return a configuration as YAML for MLflow: without the test split (METHOD section 6), storage and passwords."""
+    data = config.model_dump(mode="json", exclude={"confirm", "storage"})
+    return without_passwords(yaml.safe_dump(data, sort_keys=False))
 
 
 def differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
-    """Yield, for every setting that two dumped configurations do not share, its path and both values."""
+    """Yield, for every setting that two dumped configurations do not share, its path and both, without passwords."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in dict.fromkeys((*there, *here)):
             yield from differences(there.get(key), here.get(key), f"{path}.{key}" if path else key)
     elif there != here:
-        yield f"{path} was {there!r} and is {here!r} now"
+        yield without_passwords(f"{path} was {there!r} and is {here!r} now")

@@ -18,6 +18,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from kinemic.errors import KinemicError
+from search.messages import first_line, without_passwords
 from search.outbox import DELIVERY_ERRORS
 from search.server import check_reachable
 from search.tracking import IDENTITY_TAG, TRIAL_TAG
@@ -72,8 +73,8 @@ def find_run(registry: Registry, identity: str, number: int) -> Run:
         found = client.search_runs([experiment.experiment_id], where, max_results=1) if experiment else []
     if not found:
         raise KinemicError(
-            f"MLflow at {registry.uri} has no run of trial {number} of {identity}; `kinemic search resume` sends it, "
-            "--no-register exports without it"
+            f"MLflow at {without_passwords(registry.uri)} has no run of trial {number} of {identity}; "
+            "`kinemic search resume` sends it, --no-register exports without it"
         )
     return found[0]
 
@@ -109,9 +110,9 @@ def _one_line_errors(registry: Registry) -> Iterator[None]:
     try:
         yield
     except DELIVERY_ERRORS as error:
-        first = str(error).strip().splitlines()[0]
         raise KinemicError(
-            f"the model can't be registered in MLflow at {registry.uri}: {first}; --no-register exports it all the same"
+            f"the model can't be registered in MLflow at {without_passwords(registry.uri)}: {first_line(error)}; "
+            "--no-register exports it all the same"
         ) from error
 
 

@@ -16,7 +16,7 @@ from search import study as studies
 from search.board import Board
 from search.config import SearchConfig
 from search.contenders import ContenderTable
-from search.folder import SearchFolder, State, differences, dump, find, new_identity
+from search.folder import SearchFolder, State, differences, dump_tracked, find, new_identity
 from search.ledger import Ledger, SearchStoppedError
 from search.lock import sole
 from search.resources import connected, share, sigterm_as_ctrl_c
@@ -188,9 +188,8 @@ def _search(sitting: Sitting, board: Board, only_contenders: bool) -> ContenderT
 
     ledger = Ledger(study, config, opened.space, tracker, folder.trials, part, changed)
     ledger.reconcile()
-    # The test split stays out of what is tracked (METHOD section 6), and so does a database's password.
     tracker.save_view(tuple(opened.space))
-    tracker.log_parent({}, {}, {"search.yaml": dump(config, without=("confirm", "storage"))})
+    tracker.log_parent({}, {}, {"search.yaml": dump_tracked(config)})
     try:
         if not (ledger.finished or only_contenders):
             run_trials(ledger, sitting.work, folder.path)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -23,6 +24,7 @@ from kinemic.config import TrialConfig
 from kinemic.errors import KinemicError
 from kinemic.report import RungReport
 from search.failures import Failure
+from search.messages import first_line, without_passwords
 from search.outbox import DELIVERY_ERRORS, Outbox, is_away
 from search.records import as_table, readable, rung_metrics
 from search.space import Scalar, getattr_path
@@ -51,6 +53,7 @@ class _Child:
     steps: set[int] = field(default_factory=set)  # rungs that are logged
     seconds: float = 0.0
     rungs: int = 0
+    tables: list[str] = field(default_factory=list)  # files that are logged as tables
 
 
 class Tracker:
@@ -82,7 +85,8 @@ class Tracker:
         shown |= {path: readable(getattr_path(config, path)) for path in _FIXED_OF_INTEREST if path not in shown}
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         tags = {STATE_TAG: "running"} | ({} if leader is None else {LEADER_TAG: str(leader)})
-        self._outbox.put(lambda: self._start(number, child, shown, tags, text))
+        self._outbox.put(lambda: self._start(number, child, shown, tags))
+        self._outbox.put(lambda: self._client.log_text(child.run_id, text, "config.yaml"))
 
     def log_rung(self, number: int, report: RungReport) -> None:
         """Log a rung's metrics in one request, at the report's own step."""
@@ -93,7 +97,10 @@ class Tracker:
         """End a trial's run as FINISHED, KILLED (pruned) or FAILED, with the files of its ``artifacts`` folder."""
         child = self._children[number]
         child.status = status
-        self._outbox.put(lambda: self._end(child, status, workdir, failure))
+        # A call each, so that a file that is refused costs nothing but itself.
+        for path in sorted(path for path in (workdir / "artifacts").glob("*") if path.is_file()):
+            self._outbox.put(partial(self._log_file, child, path))
+        self._outbox.put(lambda: self._end(child, status, failure))
 
     def log_parent(self, metrics: Mapping[str, float], tags: Mapping[str, str], texts: Mapping[str, str]) -> None:
         """Log metrics, tags and text artifacts (file name to content) on the search's own run."""
@@ -105,10 +112,10 @@ class Tracker:
                 metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
                 tags=[RunTag(key, value) for key, value in tags.items()],
             )
-            for name, text in texts.items():
-                self._client.log_text(run_id, text, name)
 
         self._outbox.put(deliver)
+        for name, text in texts.items():
+            self._outbox.put(partial(self._client.log_text, run_id, text, name))
 
     def log_curve(self, key: str, points: Sequence[tuple[int, float, datetime]]) -> None:
         """Log a metric of the search's own run as (step, value, time) points; a point that is there stays the one.
@@ -159,9 +166,7 @@ class Tracker:
             if not token:
                 return
 
-    def _start(
-        self, number: int, child: _Child, params: Mapping[str, str], tags: Mapping[str, str], config_yaml: str
-    ) -> None:
+    def _start(self, number: int, child: _Child, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         if not child.run_id:
             child.run_id = self._created(number)
         self._client.update_run(child.run_id, status="RUNNING")
@@ -170,7 +175,6 @@ class Tracker:
             params=[Param(key, value) for key, value in params.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
-        self._client.log_text(child.run_id, config_yaml, "config.yaml")
 
     def _created(self, number: int) -> str:
         """Return the trial's run; asked first, because a create whose answer was lost must not be done twice."""
@@ -195,14 +199,15 @@ class Tracker:
         child.steps.add(report.step)
         child.seconds, child.rungs = seconds, child.rungs + 1
 
-    def _end(self, child: _Child, status: str, workdir: Path, failure: Failure | None) -> None:
+    def _end(self, child: _Child, status: str, failure: Failure | None) -> None:
         if not child.rungs:  # a trial that failed before its first rung ends with the same keys as every other
             now = _now()
             empty = {key: float("nan") if key.startswith("dev_") else 0.0 for key in FINAL_KEYS}
             self._client.log_batch(child.run_id, metrics=[Metric(key, value, now, 0) for key, value in empty.items()])
             child.rungs = 1
-        self._log_artifacts(child.run_id, workdir / "artifacts")
         tags = {STATE_TAG: _STATES[status]}
+        if child.tables:
+            tags[_TABLES_TAG] = json.dumps([{"path": name, "type": "table"} for name in child.tables])
         if failure is not None:
             tags |= {FAILURE_TAG: failure.kind, f"{FAILURE_TAG}.message": failure.message}
         self._client.log_batch(child.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -212,18 +217,14 @@ class Tracker:
         self._client.set_tag(child.run_id, STATE_TAG, "interrupted")
         self._client.set_terminated(child.run_id, "KILLED")
 
-    def _log_artifacts(self, run_id: str, folder: Path) -> None:
-        tables = []
-        for path in sorted(path for path in folder.glob("*") if path.is_file()):
-            table = as_table(path)
-            if table is None:
-                self._client.log_artifact(run_id, str(path))
-            else:
-                # The format and the tag of MLflow's log_table, which itself would append when delivered twice.
-                self._client.log_dict(run_id, table, path.name)
-                tables.append({"path": path.name, "type": "table"})
-        if tables:
-            self._client.set_tag(run_id, _TABLES_TAG, json.dumps(tables))
+    def _log_file(self, child: _Child, path: Path) -> None:
+        table = as_table(path)
+        if table is None:
+            self._client.log_artifact(child.run_id, str(path))
+        else:
+            # The format and the tag of MLflow's log_table, which itself would append when delivered twice.
+            self._client.log_dict(child.run_id, table, path.name)
+            child.tables.append(path.name)
 
 
 def open_tracker(
@@ -245,7 +246,9 @@ def attach(uri: str, experiment: str, identity: str, file: Path) -> None:
         found = client.get_experiment_by_name(experiment)
         parent = found and _find_parent(client, found.experiment_id, identity)
         if not parent:
-            raise KinemicError(f"MLflow at {uri} has no run of {identity} in experiment {experiment!r}")
+            raise KinemicError(
+                f"MLflow at {without_passwords(uri)} has no run of {identity} in experiment {experiment!r}"
+            )
         client.log_artifact(parent.info.run_id, str(file))
 
 
@@ -261,9 +264,8 @@ def _client(uri: str) -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(tracking_uri=uri)
     except DELIVERY_ERRORS as error:
-        first = str(error).strip().splitlines()[0]
         state = "cannot be reached" if is_away(error) else "refuses"
-        raise KinemicError(f"MLflow at {uri} {state}: {first}") from error
+        raise KinemicError(f"MLflow at {without_passwords(uri)} {state}: {first_line(error)}") from error
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:

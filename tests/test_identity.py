@@ -60,7 +60,7 @@ def test_searches_of_one_name_and_space_in_one_store_have_runs_of_their_own(empt
     assert parents == {first, second, third}
     assert len(parents) == 3
     assert [len(children[parent]) for parent in (first, second, third)] == [3, 2, 2]
-    for run in sum(children.values(), []):
+    for run in (run for runs in children.values() for run in runs):
         history = MlflowClient(tracking_uri=uri).get_metric_history(run.info.run_id, "dev_accuracy")
         assert len(history) == len({metric.step for metric in history}), "a rung is logged twice"
 
