@@ -85,12 +85,15 @@ def test_a_finished_trial_leaves_pictures_and_a_bundle_that_needs_nothing_else(
 ) -> None:
     workdir, reports = finished
     names = {file.name for file in (workdir / "artifacts").iterdir()}
-    assert names == {"pools.json", "per_class.json", "confusion.json", "confusion.png", "clips.gif"}
+    assert names == {"pools.json", "mined.json", "per_class.json", "confusion.json", "confusion.png", "clips.gif"}
     confusion = json.loads((workdir / "artifacts" / "confusion.json").read_text())
     dev = 3 * 3  # classes, dev subjects with one clip each
     assert np.sum(confusion["rows_are_truth"]) == dev * EXPERIMENT.judge_seeds
     classes = json.loads((workdir / "artifacts" / "per_class.json").read_text())
     assert [row["class"] for row in classes] == ["wave", "squat", "kick"]
+    mined = json.loads((workdir / "artifacts" / "mined.json").read_text())
+    pools = dict(zip(("wave", "squat", "kick"), reports[-1].pool_sizes, strict=True))
+    assert [(row["class"], row["rank"]) for row in mined] == [(c, k) for c in pools for k in range(1, pools[c] + 1)]
     assert np.mean([row["dev_accuracy"] for row in classes]) == pytest.approx(reports[-1].dev_accuracy)
     bundle = GeneratorBundle.load(workdir)
     assert bundle.classes == ("wave", "squat", "kick")
