@@ -34,7 +34,7 @@ from search.view import trials_link, view_tag
 IDENTITY_TAG = "kinemic.study"
 TRIAL_TAG, ROLE_TAG = "kinemic.trial", "kinemic.role"
 STATE_TAG, FAILURE_TAG, DEVICE_TAG = "kinemic.state", "kinemic.failure", "kinemic.device"
-LEADER_TAG = "kinemic.variant_of"
+LEADER_TAG, WARNINGS_TAG = "kinemic.variant_of", "kinemic.warnings"
 FINAL_KEYS = ("dev_accuracy", "dev_accuracy_se", "steps", "seconds", "peak_memory_mb")
 
 # Settings that are worth a column beside the searched ones.
@@ -195,7 +195,8 @@ class Tracker:
             return
         seconds, now = child.seconds + sum(report.seconds.values()), _now()
         metrics = [Metric(key, value, now, report.step) for key, value in rung_metrics(report, seconds).items()]
-        self._client.log_batch(child.run_id, metrics=metrics, tags=[RunTag(DEVICE_TAG, report.device)])
+        tags = {DEVICE_TAG: report.device} | ({WARNINGS_TAG: "; ".join(report.warnings)} if report.warnings else {})
+        self._client.log_batch(child.run_id, metrics=metrics, tags=[RunTag(*tag) for tag in tags.items()])
         child.steps.add(report.step)
         child.seconds, child.rungs = seconds, child.rungs + 1
 
