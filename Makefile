@@ -7,7 +7,9 @@ SYSTEM := $(VENV)/.installed-system
 # A fresh name each time: a finished search is never overwritten.
 DEMO ?= demo-$(shell date +%m%d-%H%M%S)
 
-.PHONY: demo test system-test faults parity lint bench golden-folder
+.PHONY: venv demo test system-test faults parity lint bench golden-folder
+
+venv: $(READY)
 
 demo: $(READY)
 	$(BIN)/kinemic search run examples/demo.yaml --set name=$(DEMO)

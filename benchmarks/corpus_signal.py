@@ -25,16 +25,7 @@ from kinemic.adapt import Adaptation
 from kinemic.baselines import baseline_clips
 from kinemic.classify import PROFILES, Classifier, train_classifier
 from kinemic.clips import ClipSet
-from kinemic.config import (
-    ExperimentConfig,
-    ModelConfig,
-    PriorConfig,
-    SplitConfig,
-    TrialConfig,
-    TrialSeeds,
-    load_experiment,
-    with_values,
-)
+from kinemic.config import ExperimentConfig, ModelConfig, PriorConfig, SplitConfig, TrialConfig, TrialSeeds
 from kinemic.data.procedural import SUBJECTS
 from kinemic.data.splits import load_trial_data
 from kinemic.inputs import prepare_inputs, prepare_trial_data
@@ -42,6 +33,7 @@ from kinemic.losses import prior_timesteps
 from kinemic.material import Material, mine_pools, start_adaptation
 from kinemic.mining import MiningResult, Pool
 from kinemic.motion import features_to_joints
+from kinemic.reading import load_experiment, with_values
 from kinemic.report import mean, shown, standard_error
 from kinemic.scoring import score_on
 from kinemic.seeding import numpy_generator

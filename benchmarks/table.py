@@ -18,11 +18,12 @@ from typing import Any
 
 import optuna
 
-from kinemic.config import Frozen, TrialConfig, TrialSeeds, with_values
+from kinemic.config import Frozen, TrialConfig, TrialSeeds
 from kinemic.data.corpus import Corpus
 from kinemic.errors import ConfigError, KinemicError
 from kinemic.files import write_text
 from kinemic.inputs import prepare_inputs
+from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs, mean
 from kinemic.trial import run_trial
 from search.config import SearchConfig, load

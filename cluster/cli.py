@@ -53,7 +53,11 @@ def cluster() -> None:
     "--driver-cpus", type=click.FloatRange(0), default=0, show_default=True, help="Cores kept for the search itself."
 )
 @click.option(
-    "--driver-gpus", type=click.FloatRange(0), default=0, show_default=True, help="GPUs kept for it (it pretrains)."
+    "--driver-gpus",
+    type=click.FloatRange(0),
+    default=0,
+    show_default=True,
+    help="GPUs kept for the search itself, which pretrains the prior.",
 )
 @click.option(
     "--start-timeout",

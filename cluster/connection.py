@@ -22,7 +22,6 @@ from ray.util.state.exception import RayStateApiException
 
 from cluster.errors import ClusterError
 
-DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 REACH_S = 5.0  # seconds until an address that doesn't answer is given up; Ray itself would wait for minutes
 TOKEN_HINT = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE with the cluster's token"
 

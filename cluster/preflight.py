@@ -74,8 +74,13 @@ def check_resources(nodes: list[Resources], who: str, asked: Resources, mend: st
 
 
 def check_paths(config: SearchConfig, uploaded: set[Path]) -> None:
-    """Raise ClusterError for a path of data or prior that can't exist on the cluster: relative, and not uploaded."""
-    for key, path in _paths(config.data, "data") | _paths(config.prior, "prior"):
+    """Raise ClusterError for a path that can't exist on the cluster: relative, and not uploaded."""
+    groups = {"data": config.data, "prior": config.prior, "confirm": config.confirm}
+    found = {pair for name, group in groups.items() if group is not None for pair in _paths(group, name)}
+    weights = getattr(config.text, "pretrained", "")
+    if "/" in weights:  # a file; a tag has none
+        found.add(("text.pretrained", Path(weights).expanduser()))
+    for key, path in sorted(found):
         inside = any(path == target or path in target.parents for target in uploaded)
         if not path.is_absolute() and not inside:
             raise ClusterError(

@@ -1,4 +1,4 @@
-"""The pictures of the MLflow page and of the report in the README: ``python -m docs.screenshots NAME --runs DIR``.
+"""The pictures of the README, of corpus, MLflow page and report: ``python -m docs.screenshots NAME --runs DIR``.
 
 Needs ``pip install -e .[system]`` and an installed Chromium. Serves the store of the finished search NAME, opens
 the pages as a user would, and writes small PNGs. ``tests/system`` looks at the same pages.
@@ -25,7 +25,9 @@ from mlflow.entities import Run
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from kinemic.data.procedural import generate_target
 from kinemic.errors import KinemicError
+from kinemic.render import strip_png
 from search.api import result
 from search.folder import find
 from search.server import check_reachable
@@ -33,6 +35,7 @@ from search.tracking import IDENTITY_TAG, ROLE_TAG
 from search.view import trials_link
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SHOWN = ("wave", "punch", "side_kick", "squat", "pick_up")
 COMPARED = 3
 COLOURS = 128
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
@@ -41,12 +44,14 @@ QUIET = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', '
 
 
 def main() -> None:
-    """Write ``list.png``, ``parent.png``, ``compare.png`` and ``report.png``."""
+    """Write ``corpus.png``, ``list.png``, ``parent.png``, ``compare.png`` and ``report.png``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", help="a finished search")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
+    shown = {clip.action: clip.joints_TJ3 for clip in generate_target(1, seed=0) if clip.action in SHOWN}
+    strip_png(options.out / "corpus.png", list(shown.values()), list(shown), frames=9)
     found = result(options.name, options.runs)
     identity = find(options.runs, options.name).state().identity
     with served(options.runs) as uri, browser() as page:

@@ -195,7 +195,7 @@ class Adaptation:
             "model": self.prior.config.model_dump(mode="json"),
             "encoder_id": self.prior.encoder_id,
             "prior_diffusion_steps": self.prior.diffusion_steps,
-            "prior": _fingerprint(self.prior.model),
+            "prior": _fingerprint(self.prior),
             "classes": self.classes,
             "loss": self.loss.model_dump(mode="json"),
             "adapt": self.adapt.model_dump(mode="json", exclude={"rungs"}),
@@ -236,9 +236,12 @@ def _moments(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key: tensors[f"optimiser.{name}.{key}"] for key in keys if f"optimiser.{name}.{key}" in tensors}
 
 
-def _fingerprint(model: MDM) -> str:
+def _fingerprint(prior: Prior) -> str:
+    """Hash of weights and statistics: a public prior's come from two files, and either may be the wrong one."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, value in model.state_dict().items():
+    for name, value in prior.model.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().data)
+    for array_F in (prior.statistics.mean_F, prior.statistics.std_F):
+        digest.update(np.ascontiguousarray(array_F).data)
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from kinemic.files import replacing, write_text
 from kinemic.metrics import per_class_accuracy
 from kinemic.mining import clip_table, pool_table
 from kinemic.motion import features_to_joints
-from kinemic.render import gif, in_place
+from kinemic.render import gif, in_place, strip_png
 from kinemic.report import mean, standard_error
 from kinemic.synthesis import Synthetic, synthesise
 
@@ -38,14 +38,14 @@ def write_artifacts(
     bundle: GeneratorBundle,
     synthetic: Synthetic,
 ) -> None:
-    """Write ``pools.json``, ``mined.json`` (the best clips of each pool) and ``clips.gif`` into a folder."""
+    """Write ``pools.json``, ``mined.json`` (the best clips of each pool), ``clips.gif`` and ``clips.png``."""
     corpus = material.data.corpus
     if mined is not None:
         rows = pool_table(mined, material.source, corpus.classes, corpus.class_captions)
         write_text(folder / "pools.json", json.dumps(rows, indent=1))
         clips = clip_table(mined, material.source, corpus.classes, SHOWN_MINED)
         write_text(folder / "mined.json", json.dumps(clips, indent=1))
-    clips_gif(folder / "clips.gif", material, bundle, synthetic)
+    draw_clips(folder, material, bundle, synthetic)
 
 
 def write_scores(folder: Path, classes: tuple[str, ...], confusions: Sequence[np.ndarray]) -> None:
@@ -82,8 +82,11 @@ def class_table(classes: tuple[str, ...], confusions: Sequence[np.ndarray]) -> l
     return rows
 
 
-def clips_gif(path: Path, material: Material, bundle: GeneratorBundle, synthetic: Synthetic) -> None:
-    """Draw one clip a class and row: real few shot, the prior without fine-tuning, the adapted generator."""
+def draw_clips(folder: Path, material: Material, bundle: GeneratorBundle, synthetic: Synthetic) -> None:
+    """Draw a clip a class of the few shots, of the prior without fine-tuning, and of the adapted generator.
+
+    ``clips.gif`` has a row for each of these, ``clips.png`` moments of every clip, class by class.
+    """
     corpus, train = material.data.corpus, material.data.train
     classes = list(range(min(len(corpus.classes), SHOWN_CLASSES)))
     device = str(next(bundle.model.parameters()).device)
@@ -105,10 +108,12 @@ def clips_gif(path: Path, material: Material, bundle: GeneratorBundle, synthetic
         "prior": [features_to_joints(f) for f in prior.features],
         "adapted": [features_to_joints(synthetic.features[i]) for i in first],
     }
-    gif(
-        path,
-        [[in_place(clip) for clip in row] for row in rows.values()],
-        [[f"{row}: {_fitting(corpus.classes[c])}" if row == "real" else row for c in classes] for row in rows],
+    titles = [[f"{row}: {_fitting(corpus.classes[c])}" if row == "real" else row for c in classes] for row in rows]
+    gif(folder / "clips.gif", [[in_place(clip) for clip in row] for row in rows.values()], titles)
+    strip_png(
+        folder / "clips.png",
+        [clip for clips in zip(*rows.values(), strict=True) for clip in clips],
+        [title for column in zip(*titles, strict=True) for title in column],
     )
 
 

@@ -72,14 +72,13 @@ PROFILES: Final[dict[JudgeProfile, Profile]] = {
 class JudgeReport:
     """How well a judge recognised dev after its last epoch, never its best.
 
-    ``classifier`` is the judge itself; ``confusion`` (C, C) counts, rows the truth; ``dev_features`` (N, D) pooled
-    features; ``loss`` the last epoch's mean; ``seconds`` of training and scoring.
+    ``classifier`` is the judge itself; ``confusion`` (C, C) counts, rows the truth; ``loss`` the last epoch's mean;
+    ``seconds`` of training and scoring.
     """
 
     classifier: Classifier
     profile: JudgeProfile
     confusion: Indices
-    dev_features: Floats
     loss: float
     seconds: float
 
@@ -132,13 +131,11 @@ def judge(
     start = time.perf_counter()
     truth = _checked_labels(dev_labels, len(dev_joints), classes, "dev")
     classifier = train_classifier(train_joints, train_labels, classes, config, seed, device, progress, real)
-    logits, features = classifier.score(dev_joints)
-    confusion = confusion_matrix(truth, logits.argmax(axis=1), classes)
+    confusion = confusion_matrix(truth, classifier.score(dev_joints)[0].argmax(axis=1), classes)
     return JudgeReport(
         classifier=classifier,
         profile=config.profile,
         confusion=confusion,
-        dev_features=features,
         loss=classifier.loss,
         seconds=time.perf_counter() - start,
     )

@@ -118,7 +118,7 @@ def _fingerprint(synthetic: Synthetic | None) -> str:
 
 def _write(store: StageStore, key: str, report: JudgeReport) -> None:
     tensors = {f"model.{name}": value for name, value in report.classifier.model.state_dict().items()}
-    tensors |= {"confusion": torch.from_numpy(report.confusion), "features": torch.from_numpy(report.dev_features)}
+    tensors["confusion"] = torch.from_numpy(report.confusion)
     store.write(JUDGED, key, tensors, {"loss": report.loss, "seconds": report.seconds})
 
 
@@ -133,7 +133,6 @@ def _read(store: StageStore, key: str, config: JudgeConfig, classes: int, device
         classifier=Classifier(model.to(device).eval(), config.profile, device, meta["loss"]),
         profile=config.profile,
         confusion=tensors["confusion"].numpy(),
-        dev_features=tensors["features"].numpy(),
         loss=meta["loss"],
         seconds=meta["seconds"],
     )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import FrozenTrial
 
-from kinemic.config import TrialConfig, with_values
+from kinemic.config import TrialConfig
+from kinemic.reading import with_values
 from search import study as studies
 from search.config import SearchConfig
 from search.space import Domain, Scalar, published_values

@@ -56,7 +56,11 @@ def run(file: Path, settings: tuple[str, ...], runs: Path, resume: bool) -> None
 @runs_option
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Override a setting of FILE.")
 @click.option(
-    "--configurations", type=click.IntRange(3), default=8, show_default=True, help="The published, and draws."
+    "--configurations",
+    type=click.IntRange(3),
+    default=8,
+    show_default=True,
+    help="Configurations: the published one and random draws of the space.",
 )
 @click.option("--repetitions", type=click.IntRange(2), default=3, show_default=True, help="Adaptation seeds of each.")
 @click.option("--generations", type=click.IntRange(2), default=2, show_default=True, help="Generation seeds in each.")
@@ -140,7 +144,12 @@ def best(name: str, runs: Path) -> None:
 
 @search.command()
 @runs_option
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Default: report.html in its folder.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="HTML file to write.  [default: RUNS/NAME/report.html]",
+)
 @click.argument("name")
 def report(name: str, runs: Path, out: Path | None) -> None:
     """Write all about the search NAME into one HTML file that opens offline; also while it runs.
@@ -164,7 +173,11 @@ def report(name: str, runs: Path, out: Path | None) -> None:
 @runs_option
 @click.option("--register-as", metavar="MODEL", default=None, help="Name in MLflow's model registry.  [default: NAME]")
 @click.option("--no-register", is_flag=True, help="Write DIR alone.")
-@click.option("--trial", type=click.IntRange(0), help="[default: the confirmed winner, or else the best on dev]")
+@click.option(
+    "--trial",
+    type=click.IntRange(0),
+    help="Number of the trial.  [default: the confirmed winner, or else the best on dev]",
+)
 @click.argument("name")
 @click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
 def export(name: str, target: Path, runs: Path, register_as: str | None, no_register: bool, trial: int | None) -> None:

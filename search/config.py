@@ -9,15 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from kinemic.config import (
-    ExperimentConfig,
-    Frozen,
-    IdList,
-    load_yaml,
-    override,
-    parse,
-)
+from kinemic.config import ExperimentConfig, Frozen, IdList
 from kinemic.errors import ConfigError
+from kinemic.reading import load_yaml, override, parse
 from search.space import Space, dear_paths, default_space
 from search.space_check import check_space
 

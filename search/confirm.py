@@ -16,17 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from kinemic.config import with_values
 from kinemic.data.corpus import Corpus
 from kinemic.data.prepare import prepare
-from kinemic.data.splits import TrialData, choose_test, load_trial_data, make_test_data
+from kinemic.data.splits import Indices, TrialData, choose_test, load_trial_data, make_test_data
 from kinemic.errors import KinemicError
 from kinemic.files import replacing
+from kinemic.progress import ProgressCallback, silent
+from kinemic.reading import with_values
 from kinemic.seeding import derive_seed
 from search import study as studies
 from search.again import Run, fresh_seeds, plan, run_all
 from search.baselines import Contender, baselines, candidates
-from search.config import ConfirmConfig
+from search.config import ConfirmConfig, SearchConfig
 from search.confirmation import Confirmation, Correct, Look, choose_winner, dev_row, load, store, tested_row
 from search.resources import connected, share, sigterm_as_ctrl_c
 from search.sitting import Opened, Sat, Sitting, Watch, runs_option, sit
@@ -89,6 +90,17 @@ def confirm(
     return sit(opened, runs, body, advice, run_trial=run_trial, watch=watch, refused="FINISHED")
 
 
+def choose_clips(
+    config: SearchConfig, settings: ConfirmConfig, data: TrialData, cache: Path, progress: ProgressCallback = silent
+) -> tuple[Corpus, Indices]:
+    """Return the target corpus and which of its clips are the test split; no motion is read.
+
+    Raises DataError where they are not there, FirewallError where they are not unseen.
+    """
+    target = prepare(config.data.target, cache / "corpora", progress, role="target")
+    return target, choose_test(target, data, settings.test_subjects, settings.test)
+
+
 def _plan(opened: Opened, runs: Path) -> _Plan:
     config, folder = opened.config, opened.folder
     settings = config.confirm
@@ -103,9 +115,8 @@ def _plan(opened: Opened, runs: Path) -> _Plan:
             f"{unfinished} trials of {config.name!r} are unfinished, and the winner may be among them; "
             f"first `kinemic search resume {config.name}{runs_option(runs)}`"
         )
-    target = prepare(config.data.target, (runs / "cache").resolve() / "corpora", role="target")
     data = load_trial_data(opened.state.inputs.trial_data)
-    test = choose_test(target, data, settings.test_subjects, settings.test)
+    target, test = choose_clips(config, settings, data, (runs / "cache").resolve())
     trials = candidates(opened.study, config, settings.best)
     rivals = baselines(config, opened.space, opened.state.source_clips)
     seeds = [fresh_seeds(config.sampler.seed, "confirm", k, settings.judge_seeds) for k in range(settings.seeds)]

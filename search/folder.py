@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from kinemic.config import load_yaml
 from kinemic.errors import KinemicError
 from kinemic.files import write_text
+from kinemic.reading import load_yaml
 from kinemic.report import TrialInputs
 from search.config import SearchConfig, validate
 from search.messages import without_passwords

@@ -45,7 +45,7 @@ class LiveTable:
         self._rows, self._budget = rows, budget
         for row in rows:
             if row.state != "running":
-                self._say(f"trial {row.number:3d} {row.state:9s} dev accuracy {accuracy(row)} {row.failure}")
+                self._say(f"trial {row.number:3d} {row.state:9s} dev accuracy % {accuracy(row)} {row.failure}")
 
     def contending(self, done: int, total: int) -> None:
         """Take how many runs of contenders are done."""
@@ -73,7 +73,7 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
     """Return the trials as a table; running ones show their stage. Warnings are counted where any trial has one."""
     table = Table(title=None, box=None, pad_edge=False)
     counted = ["warnings"] if any(row.warnings for row in rows) else []
-    for name in ("trial", "state", "steps", "dev accuracy", "seconds", *counted, "failure"):
+    for name in ("trial", "state", "steps", "dev accuracy %", "seconds", *counted, "failure"):
         table.add_column(name, justify="left" if name in ("state", "failure") else "right", no_wrap=True)
     table.add_column("settings")
     best = ranked(rows)[:1]

@@ -15,11 +15,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kinemic.config import TrialConfig, TrialSeeds, with_values
+from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.splits import TrialData, load_trial_data
 from kinemic.errors import ConfigError
 from kinemic.files import write_text
 from kinemic.progress import Progress, ProgressCallback, silent
+from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs
 from kinemic.seeding import derive_seed
 from search import study as studies

@@ -16,10 +16,11 @@ from typing import Any
 import pandas as pd
 
 from kinemic.bundle import GeneratorBundle
-from kinemic.config import SynthesisConfig, parse
+from kinemic.config import SynthesisConfig
 from kinemic.device import resolve_device
 from kinemic.errors import ConfigError
 from kinemic.motion import features_to_joints
+from kinemic.reading import parse
 
 
 class ClipGenerator:

@@ -25,7 +25,7 @@ def is_hopeless(ours_K: NDArray[np.float64], finished_MR: NDArray[np.float64], p
     of many is partly lucky, and there are R - 1 looks. Simulated at 0.02, 2 to 5 repetitions, 3 to 20 finished trials:
     a trial truly as good as the best was stopped in 2 to 11 % of the races (14 % where hardly any trial is better than
     another), one better by the deviation of a repetition in 0.5 to 2.5 %, one that would have ended as the best in at
-    most 0.2 %. Trials two deviations worse were spared 22 to 67 % of their further repetitions, four deviations worse
+    most 0.3 %. Trials two deviations worse were spared 22 to 67 % of their further repetitions, four deviations worse
     60 to 96 %.
     """
     trials, repetitions = finished_MR.shape

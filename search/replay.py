@@ -11,7 +11,7 @@ import optuna
 from numpy.typing import NDArray
 from optuna.trial import TrialState
 
-from kinemic.config import with_values
+from kinemic.reading import with_values
 from kinemic.report import RungReport, mean
 from search import study as studies
 from search.config import SearchConfig

@@ -130,12 +130,21 @@ def reopen(name: str, runs: Path, *, check_inputs: bool = True, progress: Progre
 
 
 def prepare(config: SearchConfig, runs: Path, progress: ProgressCallback) -> Prepared:
-    """Prepare what trials read, in ``runs/cache``; returns it with the number of source clips."""
-    from kinemic.data.corpus import Corpus
-    from kinemic.device import resolve_device
-    from kinemic.inputs import prepare_inputs
+    """Prepare what trials read, in ``runs/cache``; returns it with the number of source clips.
 
-    inputs = prepare_inputs(config, (runs / "cache").resolve(), resolve_device(), progress)
+    A test split that can't be used is said now, not after days of search.
+    """
+    from kinemic.data.corpus import Corpus
+    from kinemic.data.splits import load_trial_data
+    from kinemic.device import resolve_device
+    from kinemic.inputs import prepare_inputs, prepare_trial_data
+    from search.confirm import choose_clips
+
+    cache = (runs / "cache").resolve()
+    if config.confirm is not None:
+        data = load_trial_data(prepare_trial_data(config.data, cache, progress))
+        choose_clips(config, config.confirm, data, cache, progress)
+    inputs = prepare_inputs(config, cache, resolve_device(), progress)
     inputs = TrialInputs(**{name: path.resolve() for name, path in vars(inputs).items()})
     return inputs, len(Corpus.open(inputs.source))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping
 
-from kinemic.config import TrialConfig, field_of, with_values
+from kinemic.config import TrialConfig
 from kinemic.errors import ConfigError
+from kinemic.reading import field_of, with_values
 from search.space import SYNTHESIS, CategoricalDomain, Domain, IntDomain, Scalar, getattr_path, ordered
 
 # Never searched: tuning the judge is not tuning the generator, and trials of different budgets can't be compared.

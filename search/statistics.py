@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.optimize import brentq
 
 from kinemic.seeding import numpy_generator
 
@@ -19,16 +20,21 @@ Scores = NDArray[Any]
 LEVEL: Final = 0.95
 POWER: Final = 0.8
 DRAWS: Final = 2000
+_AS_GOOD_AS_KNOWN: Final = 200.0  # degrees of freedom; beyond, Student's t is the normal distribution
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with the standard error and the 95 % interval of its bootstrap; shares, 0..1 or -1..1."""
+    """A mean with the standard error and the 95 % interval of its bootstrap; shares, 0..1 or -1..1.
+
+    ``freedom`` is how many degrees of freedom the standard error has.
+    """
 
     value: float
     se: float
     low: float
     high: float
+    freedom: float = np.inf
 
     @property
     def is_noise(self) -> bool:
@@ -37,13 +43,20 @@ class Estimate:
 
     @property
     def smallest_detectable(self) -> float:
-        """The true difference that a test at the 5 % level would find 8 times in 10: 2.8 standard errors."""
-        return smallest_detectable(self.se)
+        """The true difference that the interval would tell from 0 8 times in 10."""
+        return smallest_detectable(self.se, self.freedom)
 
 
-def smallest_detectable(se: float) -> float:
-    """Return the true difference that a test at the 5 % level would find 8 times in 10, from its standard error."""
-    return float(stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)) * se
+def smallest_detectable(se: float, freedom: float = np.inf) -> float:
+    """Return the true difference that a t test at the 5 % level would find 8 times in 10, from its standard error.
+
+    2.8 standard errors where those are known well, 5.7 where three repetitions are all that tells (2 degrees of
+    freedom).
+    """
+    needed = stats.t.ppf((1 + LEVEL) / 2, freedom)
+    if freedom > _AS_GOOD_AS_KNOWN:
+        return float(needed + stats.norm.ppf(POWER)) * se
+    return float(brentq(lambda errors: stats.nct.sf(needed, freedom, errors) - POWER, 0.0, 10 * needed)) * se
 
 
 def estimate(scores_KJN: Scores, seed: int, draws: int = DRAWS) -> Estimate:
@@ -63,7 +76,7 @@ def estimate(scores_KJN: Scores, seed: int, draws: int = DRAWS) -> Estimate:
     freedom = (repetitions - 1) / min(share, 1.0) ** 2 if share > 0 else np.inf
     reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * se
     least = 0.0 if scores.min() >= 0 else -1.0
-    return Estimate(value, se, max(value - reach, least), min(value + reach, 1.0))
+    return Estimate(value, se, max(value - reach, least), min(value + reach, 1.0), freedom)
 
 
 def paired_difference(ours_KJN: Scores, theirs_KJN: Scores, seed: int) -> Estimate:

@@ -12,8 +12,9 @@ import sqlalchemy
 import sqlalchemy.exc
 from optuna.trial import FrozenTrial, TrialState
 
-from kinemic.config import TrialConfig, with_values
+from kinemic.config import TrialConfig
 from kinemic.errors import ConfigError, KinemicError
+from kinemic.reading import with_values
 from kinemic.report import RungReport
 from kinemic.seeding import derive_seed
 from search.config import SamplerConfig, SearchConfig

@@ -15,10 +15,11 @@ from typing import Any
 import ray
 from ray import tune
 
-from kinemic.config import TrialConfig, TrialSeeds, with_values
+from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.errors import KinemicError
 from kinemic.files import write_text
 from kinemic.progress import Progress, ProgressCallback
+from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs
 from search.failures import BUG, classify
 

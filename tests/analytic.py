@@ -12,10 +12,11 @@ from typing import Any
 
 import ray
 
-from kinemic.config import TrialConfig, TrialSeeds, with_values
+from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.errors import DivergedError, EmptyPoolError
 from kinemic.files import write_text
 from kinemic.progress import Progress, ProgressCallback
+from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs
 
 SOURCE_CLIPS = 600

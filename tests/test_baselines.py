@@ -11,11 +11,12 @@ import pytest
 
 from kinemic import classify
 from kinemic.baselines import baseline_clips
-from kinemic.config import ClipSource, TrialConfig, TrialSeeds, with_values
+from kinemic.config import ClipSource, TrialConfig, TrialSeeds
 from kinemic.errors import CheckpointError, ConfigError
 from kinemic.inputs import prepare_inputs
 from kinemic.judges import check_judge, judge_file, load_judge
 from kinemic.material import Material
+from kinemic.reading import with_values
 from kinemic.report import TrialInputs
 from kinemic.trial import run_trial
 from tests.toy import toy_experiment

@@ -115,6 +115,13 @@ def test_a_path_that_only_this_machine_has_is_refused() -> None:
         check_paths(config, set())
     check_paths(config, {Path("data/HumanML3D/Mean.npy")})
     check_paths(load(DEMO, ["data.source={format: humanml3d, path: /data/HumanML3D}"]), set())
+    for key, setting in {
+        "confirm.test.file": "confirm={test: {file: lists/test.txt}}",
+        "text.pretrained": "text={encoder: open_clip, pretrained: weights/ViT-B-32.pt}",
+    }.items():
+        with pytest.raises(ClusterError, match=rf"{key}: (lists|weights)/\S+ is relative"):
+            check_paths(load(DEMO, [setting]), set())
+    check_paths(load(DEMO, ["text={encoder: open_clip, pretrained: openai}"]), set())
 
 
 def test_a_trial_that_no_node_can_hold_is_refused_with_both_values() -> None:

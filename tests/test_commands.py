@@ -146,6 +146,7 @@ def test_generated_clips_are_read_again_by_the_judge(
     assert "wrote 4 clips" in out
     assert "sampling_steps 99 is above the 10 diffusion steps" in out
     assert (tmp_path / "clips.gif").exists()
+    assert (tmp_path / "clips.png").exists()
     rows = [json.loads(line) for line in (tmp_path / "clips.jsonl").read_text().splitlines()]
     assert [row["label"] for row in rows] == ["kick", "kick", "wave", "wave"]
     assert {row["frames"] for row in rows} <= {n for c in GeneratorBundle.load(bundle).lengths for n in c}
@@ -206,7 +207,14 @@ def test_mining_shows_captions(place: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_data_is_prepared_checked_and_split(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("data", "prepare", place / "toy.yaml", "--out", tmp_path) == 0
+    capsys.readouterr()
     assert run("data", "check", place / "toy.yaml") == 0
+    assert "dev clips" in capsys.readouterr().out
+    (tmp_path / "odd.yaml").write_text((place / "toy.yaml").read_text().replace("s03", "s99"))
+    with pytest.raises(SystemExit, match="1"):
+        run("data", "check", tmp_path / "odd.yaml")
+    assert "subject 's99' has no clip" in " ".join(capsys.readouterr().out.split())
+    (tmp_path / "odd.yaml").unlink()
     target = next(path for path in tmp_path.iterdir() if Corpus.open(path).role == "target")
     options = ("--dev-subject", "s03", "--shots", 2, "--class", "wave", "--class", "kick")
     assert run("data", "split", target, "--out", tmp_path / "split", *options) == 0

@@ -6,18 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kinemic.config import (
-    ExperimentConfig,
-    TrialConfig,
-    field_of,
-    leaf_paths,
-    load_experiment,
-    load_yaml,
-    override,
-    parse,
-    with_values,
-)
+from kinemic.config import ExperimentConfig, TrialConfig
 from kinemic.errors import ConfigError
+from kinemic.reading import field_of, leaf_paths, load_experiment, load_yaml, override, parse, with_values
 
 EXPERIMENT = {
     "data": {"source": {"format": "generated"}, "target": {"format": "generated", "part": "target"}},

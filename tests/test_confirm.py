@@ -361,6 +361,15 @@ def test_subjects_of_train_or_dev_are_refused_before_anything_runs(subject: str,
     assert looks(runs) == []
 
 
+@pytest.mark.parametrize(("subject", "line"), [("s03", "must be unseen"), ("s99", "has no clip in the target")])
+def test_a_test_split_that_cant_be_used_is_said_before_the_search(subject: str, line: str, tmp_path: Path) -> None:
+    config = validate(TOY | {"name": NAME, "space": SPACE, "confirm": {"test_subjects": [subject]}}, "toy.yaml")
+    with pytest.raises(KinemicError, match=line):
+        runner.start(config, tmp_path)
+    assert not (tmp_path / NAME).exists()
+    assert not (tmp_path / "cache" / "priors").exists()
+
+
 def test_no_worker_and_no_tracked_file_gets_the_test_split(done: Done) -> None:
     search = opened(done.runs)
     target = target_corpus(done.runs)

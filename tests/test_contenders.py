@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kinemic.config import TrialConfig, TrialSeeds, leaf_paths, with_values
+from kinemic.config import TrialConfig, TrialSeeds
+from kinemic.reading import leaf_paths, with_values
 from search.again import fresh_seeds, plan
 from search.baselines import Contender, baselines
 from search.space import PUBLISHED_SOURCE_CLIPS, getattr_path, resolve_space

@@ -14,12 +14,13 @@ import pytest
 from kinemic import scoring, stages
 from kinemic.bundle import GeneratorBundle
 from kinemic.classify import PROFILES
-from kinemic.config import ExperimentConfig, TrialSeeds, parse, with_values
+from kinemic.config import ExperimentConfig, TrialSeeds
 from kinemic.data.check import check_split
 from kinemic.data.splits import TrialData, hold_out, load_trial_data
 from kinemic.errors import ConfigError, DataError
 from kinemic.inputs import prepare_inputs, prepare_trial_data
 from kinemic.judges import judge_file, load_judge
+from kinemic.reading import parse, with_values
 from kinemic.report import TrialInputs
 from kinemic.trial import run_trial
 from tests.toy import TOY

@@ -15,8 +15,10 @@ import torch
 from kinemic import store
 from kinemic.classify import PROFILES
 from kinemic.cli import run as command
-from kinemic.config import TrialSeeds, with_values
+from kinemic.config import TrialSeeds
 from kinemic.inputs import prepare_inputs
+from kinemic.prior import load_prior, save_prior
+from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs
 from kinemic.store import StageStore, collect, digest, usage
 from kinemic.trial import run_trial
@@ -121,6 +123,15 @@ def test_other_shots_share_nothing_but_the_pools(inputs: TrialInputs, tmp_path: 
     other = EXPERIMENT.model_copy(update={"data": EXPERIMENT.data.model_copy(update={"split": split})})
     fewer = replace(prepare_inputs(other, inputs.cache.parent), stages=inputs.stages)
     run(fewer, tmp_path / "b")
+    assert made(inputs) == {"pools": 1, "adapted": 4, "synthetic": 4, "judged": 4}
+
+
+def test_a_prior_of_other_statistics_shares_nothing_but_the_pools(inputs: TrialInputs, tmp_path: Path) -> None:
+    run(inputs, tmp_path / "a")
+    prior = load_prior(inputs.prior)
+    wider = replace(prior.statistics, std_F=prior.statistics.std_F * 2)
+    save_prior(replace(prior, statistics=wider), tmp_path / "other.safetensors")
+    run(replace(inputs, prior=tmp_path / "other.safetensors"), tmp_path / "b")
     assert made(inputs) == {"pools": 1, "adapted": 4, "synthetic": 4, "judged": 4}
 
 

@@ -47,9 +47,17 @@ def test_three_repetitions_need_more_than_the_normal_quantile() -> None:
     assert np.mean(held) < 0.9
 
 
-def test_the_smallest_detectable_difference_is_found_8_times_in_10() -> None:
-    kind, clips = {"seed_sd": 0.0, "clip_sd": 0.2}, 50
-    planned = Estimate(0.0, 0.2 / np.sqrt(clips), 0.0, 0.0).smallest_detectable
+@pytest.mark.parametrize(
+    ("kind", "se", "freedom"),
+    [
+        ({"seed_sd": 0.0, "clip_sd": 0.2}, 0.2 / np.sqrt(50), np.inf),
+        ({"seed_sd": 0.1, "clip_sd": 0.0}, 0.1 / np.sqrt(3), 2),  # three repetitions are all that tells
+    ],
+)
+def test_the_smallest_detectable_difference_is_found_8_times_in_10(
+    kind: dict[str, float], se: float, freedom: float
+) -> None:
+    planned = Estimate(0.0, se, 0.0, 0.0, freedom).smallest_detectable
     found = [not e.is_noise for e in simulated(300, truth=planned, **kind)]
     assert 0.72 <= np.mean(found) <= 0.88
 

@@ -15,10 +15,11 @@ import pytest
 from kinemic import scoring
 from kinemic.bundle import GeneratorBundle
 from kinemic.classify import PROFILES, JudgeReport
-from kinemic.config import TrialConfig, TrialSeeds, with_values
+from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.splits import load_trial_data, make_test_data
 from kinemic.errors import CheckpointError, ConfigError, DataError, FirewallError
 from kinemic.inputs import prepare_inputs
+from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs
 from kinemic.trial import run_trial
 from tests.toy import toy_experiment
@@ -85,7 +86,8 @@ def test_a_finished_trial_leaves_pictures_and_a_bundle_that_needs_nothing_else(
 ) -> None:
     workdir, reports = finished
     names = {file.name for file in (workdir / "artifacts").iterdir()}
-    assert names == {"pools.json", "mined.json", "per_class.json", "confusion.json", "confusion.png", "clips.gif"}
+    pictures = {"confusion.png", "clips.gif", "clips.png"}
+    assert names == {"pools.json", "mined.json", "per_class.json", "confusion.json"} | pictures
     confusion = json.loads((workdir / "artifacts" / "confusion.json").read_text())
     dev = 3 * 3  # classes, dev subjects with one clip each
     assert np.sum(confusion["rows_are_truth"]) == dev * EXPERIMENT.judge_seeds

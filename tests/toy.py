@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kinemic.config import ExperimentConfig, parse
+from kinemic.config import ExperimentConfig
+from kinemic.reading import parse
 
 TOY: dict[str, Any] = {
     "data": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,11 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from kinemic.commands.data_options import Named, id_list, named_data, reader_options
-from kinemic.config import CorpusReader, SplitConfig, parse
+from kinemic.commands.data_options import Named, experiment_data, id_list, named_data, reader_options
+from kinemic.commands.options import runs_option
+from kinemic.config import CorpusReader, DataConfig, SplitConfig
 from kinemic.console import console, progress_bars
+from kinemic.reading import parse
 
 if TYPE_CHECKING:
     from kinemic.data.check import Finding
@@ -27,20 +30,20 @@ def data() -> None:
 
 @data.command()
 @reader_options
+@runs_option("Folder of results; searches look for packed corpora in its cache/corpora.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=Path("runs/cache/corpora"),
-    show_default=True,
-    help="Folder for packed corpora; one that is there already is reused.",
+    default=None,
+    help="Folder for packed corpora; one that is there already is reused.  [default: RUNS/cache/corpora]",
 )
-def prepare(out: Path, **options: Any) -> None:
+def prepare(runs: Path, out: Path | None, **options: Any) -> None:
     """Pack the data set at PATH (a folder, or both of an experiment's YAML file) into one memory-mapped corpus."""
     from kinemic.data.prepare import prepare as pack
 
     for named in named_data(**options):
         with progress_bars() as progress:
-            corpus = pack(named.reader, out, progress, named.role)
+            corpus = pack(named.reader, out or runs / "cache" / "corpora", progress, named.role)
         console.print(corpus_table(named.name, corpus))
 
 
@@ -49,15 +52,16 @@ def prepare(out: Path, **options: Any) -> None:
 def check(**options: Any) -> None:
     """Look for what is wrong with the data set at PATH: raw, packed, or both of an experiment's YAML file.
 
-    Checked are counts, lengths, NaN and infinite values, frame rate, bones, floor, captions, labels, subjects. The exit
-    code is 1 where there is an error; a warning is worth a look.
+    Checked are counts, lengths, NaN and infinite values, frame rate, bones, floor, captions, labels, subjects, and the
+    split of an experiment. The exit code is 1 where there is an error; a warning is worth a look.
     """
-    failed = False
-    for named in named_data(**options):
-        findings = _findings(named)
-        console.print(findings_table(named.name, findings))
-        failed = failed or any(finding.level == "error" for finding in findings)
-    if failed:
+    found = {named.name: _findings(named) for named in named_data(**options)}
+    data = experiment_data(options["path"])
+    if data is not None:
+        found["split"] = _split_findings(data)
+    for name, findings in found.items():
+        console.print(findings_table(name, findings))
+    if any(finding.level == "error" for findings in found.values() for finding in findings):
         raise SystemExit(1)
 
 
@@ -133,6 +137,20 @@ def findings_table(name: str, findings: list[Finding]) -> Table:
         level = Text(finding.level, style=COLOURS[finding.level])
         table.add_row(level, finding.what, f"{finding.count:,}", finding.example)
     return table
+
+
+def _split_findings(data: DataConfig) -> list[Finding]:
+    """Findings on an experiment's split, which is drawn from the target as it would be packed."""
+    from kinemic.data.check import Finding, check_split
+    from kinemic.data.splits import load_trial_data
+    from kinemic.errors import DataError
+    from kinemic.inputs import prepare_trial_data
+
+    try:
+        with tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
+            return check_split(load_trial_data(prepare_trial_data(data, Path(scratch), progress)))
+    except DataError as error:
+        return [Finding("error", str(error), 1)]
 
 
 def _findings(named: Named) -> list[Finding]:

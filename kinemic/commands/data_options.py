@@ -11,15 +11,16 @@ import click
 
 from kinemic.config import (
     CorpusReader,
+    DataConfig,
     GeneratedReader,
     HumanML3DReader,
     IdList,
     JointsReader,
     NTUReader,
     Reader,
-    load_experiment,
 )
 from kinemic.errors import ConfigError, DataError
+from kinemic.reading import load_experiment
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -106,11 +107,16 @@ def named_data(
         return [Named(f"generated {part}", GeneratedReader(part=part, clips=count, seed=seed), part)]
     if path is None:
         raise ConfigError("PATH is missing: give a folder, or an experiment's YAML file, or --format generated")
-    if path.suffix in (".yaml", ".yml"):
-        data = load_experiment(path).data
+    data = experiment_data(path)
+    if data is not None:
         return [Named("source", data.source, "source"), Named("target", data.target, "target")]
     found = detect(path) if format_ == "auto" else format_
     return [Named(str(path), _reader(path, found, split, shots_folder, task, npz, ids), role)]
+
+
+def experiment_data(path: Path | None) -> DataConfig | None:
+    """Return the data of PATH where that is an experiment's YAML file."""
+    return load_experiment(path).data if path is not None and path.suffix in (".yaml", ".yml") else None
 
 
 def detect(path: Path) -> str:

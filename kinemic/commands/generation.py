@@ -34,7 +34,10 @@ def generation_options(command: Command) -> Command:
             "--sampling-steps", type=click.IntRange(1), default=None, help="Reverse steps.  [default: the bundle's]"
         ),
         click.option(
-            "--guidance", type=click.FloatRange(0), default=None, help="Guidance scale.  [default: the bundle's]"
+            "--guidance",
+            type=click.FloatRange(0),
+            default=None,
+            help="Guidance scale, without unit; 1 is none.  [default: the bundle's]",
         ),
         click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same clips."),
         click.option("-n", "--clips", type=click.IntRange(1), default=20, show_default=True, help="Clips per class."),

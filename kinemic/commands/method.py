@@ -10,9 +10,10 @@ from rich.table import Table
 
 from kinemic.commands.generation import Generation, generation_options
 from kinemic.commands.options import experiment_options, interruptible, need_writable
-from kinemic.config import ExperimentConfig, load_experiment
+from kinemic.config import ExperimentConfig
 from kinemic.console import console, progress_bars, show_warnings
 from kinemic.errors import DataError
+from kinemic.reading import load_experiment
 from kinemic.report import RungReport, TrialInputs, mean, shown, standard_error
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def adapt(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
     type=click.Path(path_type=Path),
     default=Path("generated"),
     show_default=True,
-    help="Folder for clips.npz, clips.jsonl, clips.gif.",
+    help="Folder for clips.npz, clips.jsonl, clips.gif, clips.png.",
 )
 def generate(out: Path, **options: Any) -> None:
     """Generate clips from an exported bundle; no corpus, prior or text encoder has to be present.
@@ -78,7 +79,7 @@ def generate(out: Path, **options: Any) -> None:
     """
     from kinemic.data.joints import write_joints
     from kinemic.motion import features_to_joints
-    from kinemic.render import gif, in_place
+    from kinemic.render import gif, in_place, strip_png
 
     generation = Generation.open(**options)
     bundle = generation.bundle
@@ -91,6 +92,7 @@ def generate(out: Path, **options: Any) -> None:
     write_joints(out, joints, labels, captions)
     first = dict(reversed(list(zip(labels, joints, strict=True))))
     gif(out / "clips.gif", [[in_place(clip) for clip in first.values()]], [list(first)])
+    strip_png(out / "clips.png", list(first.values()), list(first))
     show_warnings(made.warnings)
     console.print(f"wrote {len(joints)} clips to {out}")
 
@@ -98,7 +100,10 @@ def generate(out: Path, **options: Any) -> None:
 @click.command()
 @experiment_options
 @click.option(
-    "--synthetic", type=click.Path(path_type=Path), default=None, help="Folder of generated clips to add to training."
+    "--synthetic",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder that `kinemic generate` wrote (clips.npz, clips.jsonl), to add to training.",
 )
 def classify(file: Path, settings: tuple[str, ...], runs: Path, device: str | None, synthetic: Path | None) -> None:
     """Train the judge of FILE on its few shots (and generated clips) and score it on dev, once per judge seed."""
@@ -115,7 +120,7 @@ def classify(file: Path, settings: tuple[str, ...], runs: Path, device: str | No
         made = _read_synthetic(synthetic, data.corpus.classes) if synthetic else None
         verdicts = score_on(data, made, judge, experiment.seeds[0].judge, device, progress)
     accuracies = [v.accuracy for v in verdicts]
-    table = Table("class", "dev accuracy", title=f"judge {judge.profile}, {len(verdicts)} seeds")
+    table = Table("class", "dev accuracy (0..1)", title=f"judge {judge.profile}, {len(verdicts)} seeds")
     for c, name in enumerate(data.corpus.classes):
         table.add_row(name, f"{mean([float(v.per_class[c]) for v in verdicts]):.3f}")
     table.add_section()
@@ -151,7 +156,7 @@ def _read_synthetic(folder: Path, classes: tuple[str, ...]):  # type: ignore[no-
 
 
 def _rung_table(reports: list[RungReport]) -> Table:
-    table = Table("rung", "steps", "dev accuracy", "standard error", "seconds", title="on dev")
+    table = Table("rung", "steps", "dev accuracy (0..1)", "standard error", "seconds", title="on dev")
     for r in reports:
         seconds = sum(r.seconds.values())
         table.add_row(

@@ -8,8 +8,8 @@ import click
 from rich.table import Table
 
 from kinemic.commands.options import experiment_options
-from kinemic.config import load_experiment
 from kinemic.console import console, progress_bars, show_warnings
+from kinemic.reading import load_experiment
 
 
 @click.command()

@@ -23,6 +23,7 @@ def runs_option(help_text: str) -> Callable[[Command], Command]:
         default=Path("runs"),
         show_default=True,
         envvar="KINEMIC_RUNS",
+        show_envvar=True,
         help=help_text,
     )
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from kinemic.commands.options import experiment_options, interruptible, need_writable
-from kinemic.config import load_experiment
 from kinemic.console import console, progress_bars
 from kinemic.errors import ConfigError
 from kinemic.files import replacing
+from kinemic.reading import load_experiment
 
 
 @click.command()
@@ -49,7 +49,11 @@ def prior() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Prior checkpoint to write (.safetensors).")
 @click.option(
-    "--args", "args_json", type=click.Path(path_type=Path), default=None, help="args.json.  [default: beside FILE]"
+    "--args",
+    "args_json",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Settings that it was trained with.  [default: args.json beside FILE]",
 )
 @click.option(
     "--statistics",
@@ -61,7 +65,7 @@ def prior() -> None:
     "--encoder",
     default="open_clip-ViT-B-32-openai",
     show_default=True,
-    help="Id of the text encoder it was trained with.",
+    help="Id of the text encoder that it was trained with; the id of a file of weights ends in its hash.",
 )
 def import_(file: Path, out: Path, args_json: Path | None, statistics: Path, encoder: str) -> None:
     """Turn a public MDM checkpoint FILE (.pt with args.json) into a prior; CLIP weights inside are ignored."""
