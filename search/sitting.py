@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -117,8 +118,8 @@ def _sit(
     except KeyboardInterrupt:
         status, patience = "KILLED", _IMPATIENCE
     finally:
-        tidy(config, state.inputs)
         delivered = tracker.close(status, patience)
+        tidy(config, state.inputs)
     if not made:
         # Raised out here, where the interruption's frames are gone: they would keep Tune's actors alive.
         gc.collect()
@@ -127,8 +128,13 @@ def _sit(
 
 
 def tidy(config: SearchConfig, inputs: TrialInputs) -> None:
-    """Keep the shared stages within the search's limit; a trial that misses one makes it again."""
-    if inputs.stages:
+    """Keep the shared stages within the search's limit, as far as that is possible: no search ends over it.
+
+    A trial that misses one makes it again.
+    """
+    if inputs.stages is None:
+        return
+    with suppress(OSError):  # files of another user, say; `kinemic search gc` shows what it can't remove
         collect(inputs.stages, int(config.stages.limit_gb * GIGABYTE))
 
 

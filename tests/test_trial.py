@@ -20,7 +20,9 @@ from kinemic.data.splits import load_trial_data, make_test_data
 from kinemic.errors import CheckpointError, ConfigError, DataError, FirewallError
 from kinemic.inputs import prepare_inputs
 from kinemic.reading import with_values
-from kinemic.report import RungReport, TrialInputs
+from kinemic.report import REPORTS, RungReport, TrialInputs
+from kinemic.stages import ADAPTED
+from kinemic.store import STAGES
 from kinemic.trial import run_trial
 from tests.toy import toy_experiment
 
@@ -118,6 +120,21 @@ def test_a_trial_that_was_cut_off_goes_on_with_the_same_numbers(
     resumed = list(run_trial(alone, EXPERIMENT.trial, EXPERIMENT.seeds, tmp_path))
     assert resumed[0] == first  # replayed, not run again
     assert comparable(resumed[1]) == comparable(whole[1])
+
+
+def test_a_trial_goes_on_on_another_device(
+    inputs: TrialInputs, finished: tuple[Path, list[RungReport]], tmp_path: Path
+) -> None:
+    _, whole = finished
+    alone = replace(inputs, stages=None)
+    first = next(iter(run_trial(alone, EXPERIMENT.trial, EXPERIMENT.seeds, tmp_path)))
+    # As a GPU would have left it: its report says so, and what it has adapted is not taken for the CPU's.
+    there = replace(first, device="cuda:0")
+    next(tmp_path.glob(REPORTS)).write_text(there.to_json())
+    shutil.rmtree(tmp_path / STAGES / ADAPTED)
+    resumed = list(run_trial(alone, EXPERIMENT.trial, EXPERIMENT.seeds, tmp_path))
+    assert resumed[0] == there
+    assert (resumed[1].device, comparable(resumed[1])) == ("cpu", comparable(whole[1]))
 
 
 def test_a_finished_trial_is_replayed_without_its_inputs(finished: tuple[Path, list[RungReport]]) -> None:
