@@ -271,7 +271,7 @@ def test_a_wrong_request_is_named(action: str, count: int, params: dict[str, Any
 
 def test_a_model_says_where_it_comes_from_and_what_it_takes(searched: Searched, champion: Any) -> None:
     folder = SearchFolder(searched.runs / "mine")
-    best = studies.best_trial(studies.open_study(folder.config(), folder.path, searched.identity))
+    best = studies.best_trial(studies.open_study(folder.config(), folder.path, folder.state().study))
     last = studies.reports(best)[-1]
     assert champion.metadata.metadata == {
         "search": "mine",
