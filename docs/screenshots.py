@@ -31,7 +31,7 @@ from kinemic.render import strip_png
 from search.api import result
 from search.folder import find
 from search.server import check_reachable
-from search.tracking import ROLE_TAG, STUDY_TAG
+from search.tracking import IDENTITY_TAG, ROLE_TAG
 from search.view import trials_link
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -53,11 +53,11 @@ def main() -> None:
     shown = {clip.action: clip.joints_TJ3 for clip in generate_target(1, seed=0) if clip.action in SHOWN}
     strip_png(options.out / "corpus.png", list(shown.values()), list(shown), frames=9)
     found = result(options.name, options.runs)
-    study = find(options.runs, options.name).state().study
+    identity = find(options.runs, options.name).state().identity
     with served(options.runs) as uri, browser() as page:
-        parent, trials = tracked(uri, study)
+        parent, trials = tracked(uri, identity)
         experiment = parent.info.experiment_id
-        page.goto(f"{uri}/{trials_link(experiment, study)}")
+        page.goto(f"{uri}/{trials_link(experiment, identity)}")
         page.wait_for_selector(f"text={trials[0].info.run_name}")
         snap(page, options.out / "list.png")
         page.goto(f"{uri}/#/experiments/{experiment}/runs/{parent.info.run_id}?workflowType=machine_learning")
@@ -72,11 +72,11 @@ def main() -> None:
         snap(page, options.out / "report.png")
 
 
-def tracked(uri: str, study: str) -> tuple[Run, list[Run]]:
+def tracked(uri: str, identity: str) -> tuple[Run, list[Run]]:
     """Return a search's own run and its finished trials, the best first."""
     client = MlflowClient(tracking_uri=uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    mine = f"tags.`{STUDY_TAG}` = '{study}' and tags.`{ROLE_TAG}`"
+    mine = f"tags.`{IDENTITY_TAG}` = '{identity}' and tags.`{ROLE_TAG}`"
     (parent,) = client.search_runs(experiments, f"{mine} = 'search'")
     finished = f"{mine} = 'trial' and attributes.status = 'FINISHED'"
     return parent, list(client.search_runs(experiments, finished, order_by=["metrics.`dev_accuracy` DESC"]))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from kinemic.files import replacing, write_text
 from kinemic.metrics import per_class_accuracy
-from kinemic.mining import pool_table
+from kinemic.mining import clip_table, pool_table
 from kinemic.motion import features_to_joints
 from kinemic.render import gif, in_place, strip_png
 from kinemic.report import mean, standard_error
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kinemic.mining import MiningResult
 
 SHOWN_CLASSES = 6  # columns of the picture
+SHOWN_MINED = 50  # clips of a pool, the best
 _TITLE_LETTERS = 11  # of a class, under a body
 
 matplotlib.use("Agg")
@@ -37,11 +38,13 @@ def write_artifacts(
     bundle: GeneratorBundle,
     synthetic: Synthetic,
 ) -> None:
-    """Write ``pools.json``, ``clips.gif`` and ``clips.png`` into a folder."""
+    """Write ``pools.json``, ``mined.json`` (the best clips of each pool), ``clips.gif`` and ``clips.png``."""
     corpus = material.data.corpus
     if mined is not None:
         rows = pool_table(mined, material.source, corpus.classes, corpus.class_captions)
         write_text(folder / "pools.json", json.dumps(rows, indent=1))
+        clips = clip_table(mined, material.source, corpus.classes, SHOWN_MINED)
+        write_text(folder / "mined.json", json.dumps(clips, indent=1))
     draw_clips(folder, material, bundle, synthetic)
 
 

@@ -7,7 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+REPORTS: Final = "rung-*/report.json"  # in a trial's folder, one a report that need not be made again
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -130,7 +132,6 @@ def _sum(results: list[tuple[Path, int, float]]) -> Usage:
 
 def _remove_abandoned(folder: Path) -> None:
     for room in folder.glob("*/.*"):
-        if room.is_dir() and room.stat().st_mtime < time.time() - _ABANDONED:
-            for half in room.iterdir():
-                half.unlink(missing_ok=True)
-            room.rmdir()
+        with suppress(OSError):  # its writer, or another process that tidies up, has just removed it
+            if room.stat().st_mtime < time.time() - _ABANDONED and room.is_dir():
+                shutil.rmtree(room, ignore_errors=True)

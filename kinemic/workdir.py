@@ -12,7 +12,7 @@ from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.corpus import Corpus
 from kinemic.errors import ConfigError, DataError
 from kinemic.files import write_text
-from kinemic.report import TrialInputs
+from kinemic.report import REPORTS, TrialInputs
 
 FILE = "trial.json"
 
@@ -37,7 +37,7 @@ def check(workdir: Path, trial: Mapping[str, Any]) -> None:
     ``trial`` holds JSON values by name; names that either side lacks are not compared. Raises DataError for a mark that
     can't be read.
     """
-    if not any(workdir.glob("rung-*/report.json")):
+    if not any(workdir.glob(REPORTS)):
         return  # it failed before there was anything to replay
     there = _read(workdir / FILE)
     for name in there.keys() & trial.keys():

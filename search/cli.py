@@ -188,6 +188,7 @@ def export(name: str, target: Path, runs: Path, register_as: str | None, no_regi
     """
     from search.choice import choose
     from search.export import export_trial
+    from search.messages import without_passwords
     from search.registry import ALIAS, Registry
     from search.sitting import tracking_uri
 
@@ -200,7 +201,7 @@ def export(name: str, target: Path, runs: Path, register_as: str | None, no_regi
         exported = export_trial(config, folder, study, chosen, target, registry, progress)
     console.print(f"checked in a fresh process: {exported.check.line()}")
     if exported.version:
-        console.print(f"registered models:/{model}@{ALIAS}, version {exported.version}, in {uri}")
+        console.print(f"registered models:/{model}@{ALIAS}, version {exported.version}, in {without_passwords(uri)}")
     console.print(chosen.line, soft_wrap=True)
     console.print(f"wrote {target}; try: kinemic generate --model {target} --help")
 

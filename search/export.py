@@ -64,8 +64,8 @@ def export_trial(
     if not source.exists():
         raise KinemicError(f"trial {number} left no {GENERATOR} in {source.parent}; run the search again")
     trial = studies.trial_config(config, studies.trial_values(chosen.trial))
-    report = studies.reports(chosen.trial)[-1]
-    register = _registration(registry, config, study, number, report) if registry else None
+    report, state = studies.reports(chosen.trial)[-1], folder.state()
+    register = _registration(registry, config, state.identity, number, report) if registry else None
     with new_folder(target) as bundle:
         shutil.copyfile(source, bundle / GENERATOR)
         data = {"search": config.name, "trial": number, "chosen": chosen.line}
@@ -77,7 +77,7 @@ def export_trial(
         write_text(bundle / "config.yaml", yaml.safe_dump(data, sort_keys=False))
         write_text(bundle / "README.md", _readme(config, chosen))
         progress(Progress("check", 0, 1))
-        found = check_in_fresh_process(bundle, folder.state().inputs.trial_data)
+        found = check_in_fresh_process(bundle, state.inputs.trial_data)
         progress(Progress("check", 1, 1))
         version = register(bundle) if register else None
     return Exported(found, version)
@@ -106,13 +106,13 @@ def check_in_fresh_process(bundle: Path, few_shots: Path) -> BundleCheck:
 
 
 def _registration(
-    registry: Registry, config: SearchConfig, study: optuna.Study, number: int, report: RungReport
+    registry: Registry, config: SearchConfig, identity: str, number: int, report: RungReport
 ) -> Callable[[Path], str]:
     """Return what registers a folder, once it is known that the registry can be reached and knows the trial."""
     from kinemic.bundle import GeneratorBundle
     from search.registry import Facts, find_run, register
 
-    run = find_run(registry, study.study_name, number)
+    run = find_run(registry, identity, number)
 
     def register_bundle(bundle: Path) -> str:
         model = GeneratorBundle.load(bundle)

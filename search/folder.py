@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,15 +16,21 @@ from kinemic.files import write_text
 from kinemic.reading import load_yaml
 from kinemic.report import TrialInputs
 from search.config import SearchConfig, validate
+from search.messages import without_passwords
 
 
 @dataclass(frozen=True)
 class State:
-    """What a resumed search must find as it was: the study's name and the prepared inputs."""
+    """What a resumed search must find as it was: the study's name and the prepared inputs.
+
+    ``identity`` is what the search's runs in MLflow are found by: another search of the same name and space, in another
+    folder or after this one was deleted, has another.
+    """
 
     study: str
     source_clips: int
     inputs: TrialInputs
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ class SearchFolder:
 
     def write_state(self, state: State) -> None:
         """Write the state, which makes the search one that is started."""
-        data = {"study": state.study, "source_clips": state.source_clips}
+        data = {"study": state.study, "identity": state.identity, "source_clips": state.source_clips}
         data["inputs"] = {key: str(path) for key, path in asdict(state.inputs).items() if path is not None}
         write_text(self._state, json.dumps(data, indent=1))
 
@@ -119,9 +126,15 @@ class SearchFolder:
         try:
             data = json.loads(self._state.read_text(encoding="utf-8"))
             inputs = TrialInputs(**{name: Path(path) for name, path in data["inputs"].items()})
-            return State(data["study"], data["source_clips"], inputs)
+            # Searches of before identities were tracked under their study's name.
+            return State(data["study"], data["source_clips"], inputs, data.get("identity", data["study"]))
         except (ValueError, KeyError, TypeError) as error:
             raise KinemicError(f"{self._state}: damaged ({error}); start the search under another name") from error
+
+
+def new_identity(study: str) -> str:
+    """Return an identity for a search that starts."""
+    return f"{study}-{secrets.token_hex(4)}"
 
 
 def find(runs: Path, name: str) -> SearchFolder:
@@ -134,16 +147,21 @@ def find(runs: Path, name: str) -> SearchFolder:
     raise KinemicError(f"no search {name!r} in {runs}: {there}; start one with `kinemic search run FILE`")
 
 
-def dump(config: SearchConfig, without: tuple[str, ...] = ()) -> str:
+def dump(config: SearchConfig) -> str:
     """Return a configuration as YAML."""
-    data: dict[str, Any] = config.model_dump(mode="json", exclude=set(without))
-    return yaml.safe_dump(data, sort_keys=False)
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def dump_tracked(config: SearchConfig) -> str:
+    """Return a configuration as YAML for MLflow: without the test split (METHOD section 6), storage and passwords."""
+    data = config.model_dump(mode="json", exclude={"confirm", "storage"})
+    return without_passwords(yaml.safe_dump(data, sort_keys=False))
 
 
 def differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
-    """Yield, for every setting that two dumped configurations do not share, its path and both values."""
+    """Yield, for every setting that two dumped configurations do not share, its path and both, without passwords."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in dict.fromkeys((*there, *here)):
             yield from differences(there.get(key), here.get(key), f"{path}.{key}" if path else key)
     elif there != here:
-        yield f"{path} was {there!r} and is {here!r} now"
+        yield without_passwords(f"{path} was {there!r} and is {here!r} now")

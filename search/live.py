@@ -70,9 +70,10 @@ class LiveTable:
 
 
 def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
-    """Return the trials as a table; running ones show their stage."""
+    """Return the trials as a table; running ones show their stage. Warnings are counted where any trial has one."""
     table = Table(title=None, box=None, pad_edge=False)
-    for name in ("trial", "state", "steps", "dev accuracy %", "seconds", "failure"):
+    counted = ["warnings"] if any(row.warnings for row in rows) else []
+    for name in ("trial", "state", "steps", "dev accuracy %", "seconds", *counted, "failure"):
         table.add_column(name, justify="left" if name in ("state", "failure") else "right", no_wrap=True)
     table.add_column("settings")
     best = ranked(rows)[:1]
@@ -84,6 +85,7 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
             str(row.steps),
             accuracy(row),
             f"{row.seconds:.1f}",
+            *(str(len(row.warnings) or "") for _ in counted),
             row.failure_kind,
             shorten(row.failure_message, _FAILURE_WIDTH) or described(row, _SHOWN_VALUES),
         )
@@ -154,12 +156,14 @@ def _read_as(confirmation: Confirmation) -> list[str]:
 
 
 def summary_line(rows: list[TrialRow], budget: int) -> str:
-    """Return how many trials there are of each state, and what shared stages have spared them."""
+    """Return how many trials there are of each state, what shared stages have spared them, and their first warning."""
     if not rows:
         return f"0 of {budget} trials"
     reused = sum(row.reused for row in rows)
     spared = f"; shared stages spared {reused:.0f} s" if reused >= 1 else ""
-    return f"{len(rows)} of {budget} trials: {states(rows)}{spared}"
+    warned = [row for row in rows if row.warnings]
+    first = f"; warnings in {len(warned)}, trial {warned[0].number}: {warned[0].warnings[0]}" if warned else ""
+    return f"{len(rows)} of {budget} trials: {states(rows)}{spared}{first}"
 
 
 def usage_table(kept: Usage, removed: Usage) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -12,17 +13,20 @@ import requests
 import sqlalchemy.exc
 from mlflow.exceptions import MlflowException
 
+from search.messages import first_line
+
 logger = logging.getLogger(__name__)
 
 # What a tracking call may end in: the server's answer, the connection, a database's lock, a file's.
 DELIVERY_ERRORS = (MlflowException, requests.exceptions.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError)
 _RETRY_AFTER = 2.0  # seconds before a failed delivery is tried again
+_LATER = (408, 425, 429)  # below 500, and all the same no refusal: too slow, too early, too many
 
 
 class Outbox:
     """Delivers calls in order; a call that fails because the server is away is tried until it succeeds.
 
-    A call that the server refuses (it is wrong, not late) is dropped and counted in ``refused``.
+    A call that can't succeed, refused by the server or failed on this side, is dropped and counted in ``refused``.
     """
 
     def __init__(self, retry_after: float = _RETRY_AFTER) -> None:
@@ -55,19 +59,30 @@ class Outbox:
     def _delivered(self, call: Callable[[], None]) -> bool:
         try:
             call()
-        except DELIVERY_ERRORS as error:
-            if not is_away(error):
-                logger.warning("tracking refused a call: %s", error)
-                self.refused.append(str(error).splitlines()[0])
-                return True
-            self.reason = str(error).strip().splitlines()[0]
-            return False
+        except Exception as error:  # whatever a store's plug-in raises: this thread has the other calls to deliver
+            if is_away(error):
+                self.reason = first_line(error)
+                return False
+            logger.warning("tracking refused a call: %s", first_line(error))
+            self.refused.append(first_line(error))
         return True
 
 
 def is_away(error: Exception) -> bool:
     """Say whether an error means that the tracking server can't be reached now, rather than that the call is wrong."""
-    if isinstance(error, MlflowException):
-        return int(error.get_http_status_code()) >= 500
+    status = _status(error)
+    if status is not None:
+        return status >= 500 or status in _LATER
     away = (requests.exceptions.RequestException, sqlalchemy.exc.OperationalError, ConnectionError, TimeoutError)
     return isinstance(error, away)
+
+
+def _status(error: Exception) -> int | None:
+    """Return the HTTP status that an error stands for; None where there was no answer."""
+    if isinstance(error, MlflowException):
+        # An answer that is no JSON, the page of a proxy, is an internal error to MLflow unless it knows the status;
+        # which it was, the text alone says. Of a proxy's own JSON it keeps nothing.
+        told = re.search(r"failed with error code (\d{3}) !=", error.message)
+        return int(told[1]) if told else int(error.get_http_status_code())
+    response = getattr(error, "response", None)
+    return None if response is None else int(response.status_code)

@@ -46,7 +46,9 @@ def as_table(path: Path) -> dict[str, list[Any]] | None:
 
 
 def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return " | ".join(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
 def readable(value: Any) -> str:

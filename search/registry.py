@@ -18,9 +18,10 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from kinemic.errors import KinemicError
+from search.messages import first_line, without_passwords
 from search.outbox import DELIVERY_ERRORS
 from search.server import check_reachable
-from search.tracking import STUDY_TAG, TRIAL_TAG
+from search.tracking import IDENTITY_TAG, TRIAL_TAG
 
 with warnings.catch_warnings(action="ignore"):  # MLflow warns of the type hints of a class of its own
     import mlflow.pyfunc
@@ -62,18 +63,18 @@ class Facts:
         return {f"kinemic.{key}": str(value) for key, value in known.items()}
 
 
-def find_run(registry: Registry, study: str, number: int) -> Run:
+def find_run(registry: Registry, identity: str, number: int) -> Run:
     """Return a trial's run, to which its model will belong. Raises KinemicError where the store is away or has none."""
     check_reachable(registry.uri)
     with _one_line_errors(registry):
         client = _client(registry)
         experiment = client.get_experiment_by_name(registry.experiment)
-        where = f"tags.`{STUDY_TAG}` = '{study}' and tags.`{TRIAL_TAG}` = '{number}'"
+        where = f"tags.`{IDENTITY_TAG}` = '{identity}' and tags.`{TRIAL_TAG}` = '{number}'"
         found = client.search_runs([experiment.experiment_id], where, max_results=1) if experiment else []
     if not found:
         raise KinemicError(
-            f"MLflow at {registry.uri} has no run of trial {number} of {study}; `kinemic search resume` sends it, "
-            "--no-register exports without it"
+            f"MLflow at {without_passwords(registry.uri)} has no run of trial {number} of {identity}; "
+            "`kinemic search resume` sends it, --no-register exports without it"
         )
     return found[0]
 
@@ -109,9 +110,9 @@ def _one_line_errors(registry: Registry) -> Iterator[None]:
     try:
         yield
     except DELIVERY_ERRORS as error:
-        first = str(error).strip().splitlines()[0]
         raise KinemicError(
-            f"the model can't be registered in MLflow at {registry.uri}: {first}; --no-register exports it all the same"
+            f"the model can't be registered in MLflow at {without_passwords(registry.uri)}: {first_line(error)}; "
+            "--no-register exports it all the same"
         ) from error
 
 

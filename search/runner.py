@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import optuna
@@ -16,7 +16,7 @@ from search import study as studies
 from search.board import Board
 from search.config import SearchConfig
 from search.contenders import ContenderTable
-from search.folder import SearchFolder, State, differences, dump, find
+from search.folder import SearchFolder, State, differences, dump_tracked, find, new_identity
 from search.ledger import Ledger, SearchStoppedError
 from search.lock import sole
 from search.resources import connected, share, sigterm_as_ctrl_c
@@ -74,7 +74,7 @@ def start(
         _check_new(folder, config)  # again: preparing takes minutes
         folder.create(config)
         study = studies.create_study(config, folder.path, space, source_clips)
-        state = State(study.study_name, source_clips, inputs)
+        state = State(study.study_name, source_clips, inputs, new_identity(study.study_name))
         folder.write_state(state)
     return Opened(config, folder, study, space, state)
 
@@ -124,7 +124,7 @@ def reopen(name: str, runs: Path, *, check_inputs: bool = True, progress: Progre
                 f"the source of {name!r} had {state.source_clips} clips and now has {source_clips}; "
                 "start a new search, its trials could not be compared"
             )
-        state = State(state.study, source_clips, inputs)
+        state = replace(state, inputs=inputs)
         folder.write_state(state)
     return Opened(config, folder, study, space, state)
 
@@ -154,7 +154,7 @@ def attach(folder: SearchFolder, runs: Path, file: Path) -> None:
     config = folder.config()
     uri = tracking_uri(config, runs)
     check_reachable(uri)
-    tracking.attach(uri, config.tracking.experiment, folder.state().study, file)
+    tracking.attach(uri, config.tracking.experiment, folder.state().identity, file)
 
 
 def go_on(
@@ -197,9 +197,8 @@ def _search(sitting: Sitting, board: Board, only_contenders: bool) -> ContenderT
 
     ledger = Ledger(study, config, opened.space, tracker, folder.trials, part, changed)
     ledger.reconcile()
-    # The test split stays out of what is tracked (METHOD section 6), and so does a database's password.
     tracker.save_view(tuple(opened.space))
-    tracker.log_parent({}, {}, {"search.yaml": dump(config, without=("confirm", "storage"))})
+    tracker.log_parent({}, {}, {"search.yaml": dump_tracked(config)})
     try:
         if not (ledger.finished or only_contenders):
             run_trials(ledger, sitting.work, folder.path)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 
 from kinemic.errors import KinemicError
+from search.messages import first_line, without_passwords
 from search.view import runs_link
 
 
@@ -27,20 +29,23 @@ def check_reachable(uri: str) -> None:
         if "://" in uri and not uri.startswith("file:"):
             return  # another database or a plug-in: MLflow itself says what is wrong with it
         raise KinemicError(f"tracking.uri {uri}: expected http(s)://HOST:PORT or sqlite:///PATH, not a folder")
+    shown = without_passwords(uri)
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise KinemicError(f"MLflow at {uri} answers with error {error.code}; is it still starting?") from error
-    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+        # Asked as MLflow's client asks, with its certificates and its credentials, but once and for seconds only.
+        creds = get_default_host_creds(uri)
+        answer = http_request(creds, "/health", "GET", max_retries=0, timeout=5, retry_codes=(), raise_on_status=False)
+    except (MlflowException, ImportError, ValueError) as error:
         raise KinemicError(
-            f"MLflow at {uri} cannot be reached ({reason}); start it, or leave tracking.uri out for a local file"
+            f"MLflow at {shown} cannot be reached ({first_line(_cause(error))}); start it, or leave tracking.uri out "
+            "for a local file"
         ) from error
+    if answer.status_code >= 500:
+        raise KinemicError(f"MLflow at {shown} answers with error {answer.status_code}; is it still starting?")
 
 
 def server_command(uri: str, artifacts: Path | None, port: int = 5000) -> str:
-    """Return the line that opens the MLflow page of a store; for a server, its address."""
+    """Return the line that opens the MLflow page of a store; for a server, its address. Passwords are left out."""
+    uri = without_passwords(uri)
     if uri.startswith("http"):
         return uri
     place = f" --default-artifact-root {artifacts.resolve().as_uri()}" if artifacts else ""
@@ -71,6 +76,13 @@ def serve(runs: Path, port: int, announce: Callable[[str], None]) -> None:
     code = subprocess.run(["/bin/sh", "-c", f"exec env {command}"], check=False).returncode
     if code:
         raise KinemicError(f"the MLflow server ended with exit code {code}; its own lines above say why")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what an error began with: the connection's own, that three libraries have wrapped."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return error
 
 
 def _mlflow() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -109,7 +110,7 @@ def _sit(
     config, state = opened.config, opened.state
     work = Work(state.inputs, config.trial, config.seeds, opened.folder.trials, run_trial)
     uri, artifacts = tracking_uri(config, runs), artifacts_folder(config, runs)
-    tracker = open_tracker(uri, config.tracking.experiment, state.study, config.name, artifacts)
+    tracker = open_tracker(uri, config.tracking.experiment, state.identity, config.name, artifacts)
     made, status, patience = list[Made](), refused, _PATIENCE
     try:
         made.append(body(Sitting(opened, work, tracker, watch)))
@@ -117,8 +118,8 @@ def _sit(
     except KeyboardInterrupt:
         status, patience = "KILLED", _IMPATIENCE
     finally:
-        tidy(config, state.inputs)
         delivered = tracker.close(status, patience)
+        tidy(config, state.inputs)
     if not made:
         # Raised out here, where the interruption's frames are gone: they would keep Tune's actors alive.
         gc.collect()
@@ -127,8 +128,13 @@ def _sit(
 
 
 def tidy(config: SearchConfig, inputs: TrialInputs) -> None:
-    """Keep the shared stages within the search's limit; a trial that misses one makes it again."""
-    if inputs.stages:
+    """Keep the shared stages within the search's limit, as far as that is possible: no search ends over it.
+
+    A trial that misses one makes it again.
+    """
+    if inputs.stages is None:
+        return
+    with suppress(OSError):  # files of another user, say; `kinemic search gc` shows what it can't remove
         collect(inputs.stages, int(config.stages.limit_gb * GIGABYTE))
 
 

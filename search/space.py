@@ -157,12 +157,13 @@ def scaled_top_k(source_clips: int) -> int:
 
 
 def contains(domain: Domain, value: Scalar) -> bool:
-    """Say whether a value lies in a resolved domain."""
+    """Say whether a value lies in a resolved domain; whole numbers alone lie between the ends of an integer one."""
     if isinstance(domain, CategoricalDomain):
         return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in domain.choices)
     assert not isinstance(domain.high, str)
     assert not isinstance(value, str)
-    return domain.low <= value <= domain.high
+    whole = isinstance(domain, FloatDomain) or value == int(value)
+    return whole and domain.low <= value <= domain.high
 
 
 def suggest(trial: Suggests, space: Mapping[str, Domain], fixed: Mapping[str, Scalar]) -> dict[str, Scalar]:

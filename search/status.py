@@ -14,7 +14,7 @@ from search.space import Scalar
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial: state in lower case, its last rung's dev accuracy and standard error (0..1), steps, stage seconds.
+    """One trial: state in lower case, its last rung's dev accuracy and standard error (0..1), steps, warnings, seconds.
 
     ``reused`` are the seconds that stages made for other trials had taken, which this one was spared.
     ``leader`` is the number of the trial that a variant takes its dear values from, and ``own`` are the values of a
@@ -30,6 +30,7 @@ class TrialRow:
     reused: float
     failure_kind: str
     failure_message: str
+    warnings: tuple[str, ...]
     published: bool
     leader: int | None
     values: Mapping[str, Scalar]
@@ -62,6 +63,7 @@ def _row(trial: FrozenTrial, trials: list[FrozenTrial]) -> TrialRow:
         reused=sum(sum(report.reused.values()) for report in reports),
         failure_kind=failure.kind if failure else "",
         failure_message=failure.message if failure else "",
+        warnings=last.warnings if last else (),
         published=studies.is_published(trial),
         leader=leader,
         values=values,

@@ -19,6 +19,7 @@ from kinemic.report import RungReport
 from kinemic.seeding import derive_seed
 from search.config import SamplerConfig, SearchConfig
 from search.failures import OUT_OF_MEMORY, Failure
+from search.messages import first_line, without_passwords
 from search.space import Domain, Scalar, contains, ordered, published_values, space_hash
 
 _FIXED, _ROLE, _RUNG, _DECISION, _LEADER = "fixed", "role", "rung:", "decision", "variant_of"
@@ -54,7 +55,9 @@ def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain]
             load_if_exists=config.storage is None,
         )
     except optuna.exceptions.DuplicatedStudyError as error:
-        raise KinemicError(f"{_shown(url)} already holds a search {config.name!r}; take another name") from error
+        raise KinemicError(
+            f"{without_passwords(url)} already holds a search {config.name!r}; take another name"
+        ) from error
     if study.get_trials(deepcopy=False):
         return study
     published = published_values(space, source_clips)
@@ -72,7 +75,7 @@ def open_study(config: SearchConfig, folder: Path, name: str) -> optuna.Study:
         return optuna.load_study(study_name=name, storage=_open_storage(url))
     except KeyError as error:
         raise KinemicError(
-            f"{_shown(url)} holds no study {name!r}; the search {config.name!r} has no trials to show"
+            f"{without_passwords(url)} holds no study {name!r}; the search {config.name!r} has no trials to show"
         ) from error
 
 
@@ -233,15 +236,6 @@ def _open_storage(url: str) -> optuna.storages.BaseStorage:
     try:
         return optuna.storages.get_storage(url)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, OSError) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"storage {_shown(url)}: cannot be opened ({first}); give a URL such as sqlite:///PATH"
+            f"storage {without_passwords(url)}: cannot be opened ({first_line(error)}); give a URL such as sqlite:///PATH"
         ) from error
-
-
-def _shown(url: str) -> str:
-    """A storage's URL without its password."""
-    try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return url

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -23,14 +24,17 @@ from kinemic.config import TrialConfig
 from kinemic.errors import KinemicError
 from kinemic.report import RungReport
 from search.failures import Failure
+from search.messages import first_line, without_passwords
 from search.outbox import DELIVERY_ERRORS, Outbox, is_away
 from search.records import as_table, readable, rung_metrics
 from search.space import Scalar, getattr_path
 from search.view import trials_link, view_tag
 
-STUDY_TAG, TRIAL_TAG, ROLE_TAG = "kinemic.study", "kinemic.trial", "kinemic.role"
+# "study", because searches of before identities were tracked under their study's name, and are found again.
+IDENTITY_TAG = "kinemic.study"
+TRIAL_TAG, ROLE_TAG = "kinemic.trial", "kinemic.role"
 STATE_TAG, FAILURE_TAG, DEVICE_TAG = "kinemic.state", "kinemic.failure", "kinemic.device"
-LEADER_TAG = "kinemic.variant_of"
+LEADER_TAG, WARNINGS_TAG = "kinemic.variant_of", "kinemic.warnings"
 FINAL_KEYS = ("dev_accuracy", "dev_accuracy_se", "steps", "seconds", "peak_memory_mb")
 
 # Settings that are worth a column beside the searched ones.
@@ -49,15 +53,16 @@ class _Child:
     steps: set[int] = field(default_factory=set)  # rungs that are logged
     seconds: float = 0.0
     rungs: int = 0
+    tables: list[str] = field(default_factory=list)  # files that are logged as tables
 
 
 class Tracker:
     """Keeps a search's runs on a tracking server. Every call returns at once; an outbox delivers it."""
 
     def __init__(
-        self, client: MlflowClient, experiment_id: str, study: str, parent_id: str, retry_after: float
+        self, client: MlflowClient, experiment_id: str, identity: str, parent_id: str, retry_after: float
     ) -> None:
-        self._client, self._experiment, self._study = client, experiment_id, study
+        self._client, self._experiment, self._identity = client, experiment_id, identity
         self.parent_id = parent_id
         self._children: dict[int, _Child] = {}
         self._outbox = Outbox(retry_after)
@@ -80,7 +85,8 @@ class Tracker:
         shown |= {path: readable(getattr_path(config, path)) for path in _FIXED_OF_INTEREST if path not in shown}
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         tags = {STATE_TAG: "running"} | ({} if leader is None else {LEADER_TAG: str(leader)})
-        self._outbox.put(lambda: self._start(number, child, shown, tags, text))
+        self._outbox.put(lambda: self._start(number, child, shown, tags))
+        self._outbox.put(lambda: self._client.log_text(child.run_id, text, "config.yaml"))
 
     def log_rung(self, number: int, report: RungReport) -> None:
         """Log a rung's metrics in one request, at the report's own step."""
@@ -91,7 +97,10 @@ class Tracker:
         """End a trial's run as FINISHED, KILLED (pruned) or FAILED, with the files of its ``artifacts`` folder."""
         child = self._children[number]
         child.status = status
-        self._outbox.put(lambda: self._end(child, status, workdir, failure))
+        # A call each, so that a file that is refused costs nothing but itself.
+        for path in sorted(path for path in (workdir / "artifacts").glob("*") if path.is_file()):
+            self._outbox.put(partial(self._log_file, child, path))
+        self._outbox.put(lambda: self._end(child, status, failure))
 
     def log_parent(self, metrics: Mapping[str, float], tags: Mapping[str, str], texts: Mapping[str, str]) -> None:
         """Log metrics, tags and text artifacts (file name to content) on the search's own run."""
@@ -103,10 +112,10 @@ class Tracker:
                 metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
                 tags=[RunTag(key, value) for key, value in tags.items()],
             )
-            for name, text in texts.items():
-                self._client.log_text(run_id, text, name)
 
         self._outbox.put(deliver)
+        for name, text in texts.items():
+            self._outbox.put(partial(self._client.log_text, run_id, text, name))
 
     def log_curve(self, key: str, points: Sequence[tuple[int, float, datetime]]) -> None:
         """Log a metric of the search's own run as (step, value, time) points; a point that is there stays the one.
@@ -119,11 +128,11 @@ class Tracker:
     @property
     def trials_link(self) -> str:
         """The list of this search's trials, the best first, relative to the server's root."""
-        return trials_link(self._experiment, self._study)
+        return trials_link(self._experiment, self._identity)
 
     def save_view(self, parameters: Sequence[str]) -> None:
         """Keep what ``trials_link`` shows, with columns for these parameters."""
-        key, value = view_tag(self._study, parameters)
+        key, value = view_tag(self._identity, parameters)
         self._outbox.put(lambda: self._client.set_experiment_tag(self._experiment, key, value))
 
     def close(self, status: str, patience: float = 60.0) -> bool:
@@ -142,7 +151,7 @@ class Tracker:
     def _find_children(self) -> None:
         token: str | None = None
         while True:
-            where = f"tags.`{STUDY_TAG}` = '{self._study}' and tags.`{ROLE_TAG}` = 'trial'"
+            where = f"tags.`{IDENTITY_TAG}` = '{self._identity}' and tags.`{ROLE_TAG}` = 'trial'"
             page = self._client.search_runs([self._experiment], where, page_token=token)
             for run in page:
                 child = _Child(run.info.run_id, run.info.status)
@@ -157,9 +166,7 @@ class Tracker:
             if not token:
                 return
 
-    def _start(
-        self, number: int, child: _Child, params: Mapping[str, str], tags: Mapping[str, str], config_yaml: str
-    ) -> None:
+    def _start(self, number: int, child: _Child, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         if not child.run_id:
             child.run_id = self._created(number)
         self._client.update_run(child.run_id, status="RUNNING")
@@ -168,16 +175,15 @@ class Tracker:
             params=[Param(key, value) for key, value in params.items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
-        self._client.log_text(child.run_id, config_yaml, "config.yaml")
 
     def _created(self, number: int) -> str:
         """Return the trial's run; asked first, because a create whose answer was lost must not be done twice."""
-        where = f"tags.`{STUDY_TAG}` = '{self._study}' and tags.`{TRIAL_TAG}` = '{number}'"
+        where = f"tags.`{IDENTITY_TAG}` = '{self._identity}' and tags.`{TRIAL_TAG}` = '{number}'"
         found = self._client.search_runs([self._experiment], where, max_results=1)
         if found:
             return str(found[0].info.run_id)
         tags = {
-            STUDY_TAG: self._study,
+            IDENTITY_TAG: self._identity,
             TRIAL_TAG: str(number),
             ROLE_TAG: "trial",
             "mlflow.parentRunId": self.parent_id,
@@ -189,18 +195,20 @@ class Tracker:
             return
         seconds, now = child.seconds + sum(report.seconds.values()), _now()
         metrics = [Metric(key, value, now, report.step) for key, value in rung_metrics(report, seconds).items()]
-        self._client.log_batch(child.run_id, metrics=metrics, tags=[RunTag(DEVICE_TAG, report.device)])
+        tags = {DEVICE_TAG: report.device} | ({WARNINGS_TAG: "; ".join(report.warnings)} if report.warnings else {})
+        self._client.log_batch(child.run_id, metrics=metrics, tags=[RunTag(*tag) for tag in tags.items()])
         child.steps.add(report.step)
         child.seconds, child.rungs = seconds, child.rungs + 1
 
-    def _end(self, child: _Child, status: str, workdir: Path, failure: Failure | None) -> None:
+    def _end(self, child: _Child, status: str, failure: Failure | None) -> None:
         if not child.rungs:  # a trial that failed before its first rung ends with the same keys as every other
             now = _now()
             empty = {key: float("nan") if key.startswith("dev_") else 0.0 for key in FINAL_KEYS}
             self._client.log_batch(child.run_id, metrics=[Metric(key, value, now, 0) for key, value in empty.items()])
             child.rungs = 1
-        self._log_artifacts(child.run_id, workdir / "artifacts")
         tags = {STATE_TAG: _STATES[status]}
+        if child.tables:
+            tags[_TABLES_TAG] = json.dumps([{"path": name, "type": "table"} for name in child.tables])
         if failure is not None:
             tags |= {FAILURE_TAG: failure.kind, f"{FAILURE_TAG}.message": failure.message}
         self._client.log_batch(child.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -210,22 +218,18 @@ class Tracker:
         self._client.set_tag(child.run_id, STATE_TAG, "interrupted")
         self._client.set_terminated(child.run_id, "KILLED")
 
-    def _log_artifacts(self, run_id: str, folder: Path) -> None:
-        tables = []
-        for path in sorted(path for path in folder.glob("*") if path.is_file()):
-            table = as_table(path)
-            if table is None:
-                self._client.log_artifact(run_id, str(path))
-            else:
-                # The format and the tag of MLflow's log_table, which itself would append when delivered twice.
-                self._client.log_dict(run_id, table, path.name)
-                tables.append({"path": path.name, "type": "table"})
-        if tables:
-            self._client.set_tag(run_id, _TABLES_TAG, json.dumps(tables))
+    def _log_file(self, child: _Child, path: Path) -> None:
+        table = as_table(path)
+        if table is None:
+            self._client.log_artifact(child.run_id, str(path))
+        else:
+            # The format and the tag of MLflow's log_table, which itself would append when delivered twice.
+            self._client.log_dict(child.run_id, table, path.name)
+            child.tables.append(path.name)
 
 
 def open_tracker(
-    uri: str, experiment: str, study: str, name: str, artifacts: Path | None, retry_after: float = 2.0
+    uri: str, experiment: str, identity: str, name: str, artifacts: Path | None, retry_after: float = 2.0
 ) -> Tracker:
     """Open a search's runs: the experiment and the parent run are created, or found again by their tags.
 
@@ -233,17 +237,19 @@ def open_tracker(
     """
     with _client(uri) as client:
         experiment_id = _experiment(client, experiment, artifacts)
-        parent_id = _parent(client, experiment_id, study, name)
-        return Tracker(client, experiment_id, study, parent_id, retry_after)
+        parent_id = _parent(client, experiment_id, identity, name)
+        return Tracker(client, experiment_id, identity, parent_id, retry_after)
 
 
-def attach(uri: str, experiment: str, study: str, file: Path) -> None:
+def attach(uri: str, experiment: str, identity: str, file: Path) -> None:
     """Log a file on a search's own run, whatever its status, without touching that. Raises KinemicError."""
     with _client(uri) as client:
         found = client.get_experiment_by_name(experiment)
-        parent = found and _find_parent(client, found.experiment_id, study)
+        parent = found and _find_parent(client, found.experiment_id, identity)
         if not parent:
-            raise KinemicError(f"MLflow at {uri} has no run of {study} in experiment {experiment!r}")
+            raise KinemicError(
+                f"MLflow at {without_passwords(uri)} has no run of {identity} in experiment {experiment!r}"
+            )
         client.log_artifact(parent.info.run_id, str(file))
 
 
@@ -259,9 +265,8 @@ def _client(uri: str) -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(tracking_uri=uri)
     except DELIVERY_ERRORS as error:
-        first = str(error).strip().splitlines()[0]
         state = "cannot be reached" if is_away(error) else "refuses"
-        raise KinemicError(f"MLflow at {uri} {state}: {first}") from error
+        raise KinemicError(f"MLflow at {without_passwords(uri)} {state}: {first_line(error)}") from error
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
@@ -271,17 +276,17 @@ def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
     return str(client.create_experiment(name, artifacts.resolve().as_uri() if artifacts else None))
 
 
-def _parent(client: MlflowClient, experiment_id: str, study: str, name: str) -> str:
-    found = _find_parent(client, experiment_id, study)
+def _parent(client: MlflowClient, experiment_id: str, identity: str, name: str) -> str:
+    found = _find_parent(client, experiment_id, identity)
     if found is not None:
         client.update_run(found.info.run_id, status="RUNNING")
         return str(found.info.run_id)
-    tags = {STUDY_TAG: study, ROLE_TAG: "search"}
+    tags = {IDENTITY_TAG: identity, ROLE_TAG: "search"}
     return str(client.create_run(experiment_id, tags=tags, run_name=name).info.run_id)
 
 
-def _find_parent(client: MlflowClient, experiment_id: str, study: str) -> Run | None:
-    where = f"tags.`{STUDY_TAG}` = '{study}' and tags.`{ROLE_TAG}` = 'search'"
+def _find_parent(client: MlflowClient, experiment_id: str, identity: str) -> Run | None:
+    where = f"tags.`{IDENTITY_TAG}` = '{identity}' and tags.`{ROLE_TAG}` = 'search'"
     found = client.search_runs([experiment_id], where, max_results=1)
     return found[0] if found else None
 

@@ -20,7 +20,7 @@ from kinemic.errors import KinemicError
 from kinemic.files import write_text
 from kinemic.progress import Progress, ProgressCallback
 from kinemic.reading import with_values
-from kinemic.report import RungReport, TrialInputs
+from kinemic.report import REPORTS, RungReport, TrialInputs
 from search.failures import BUG, classify
 
 RunTrial = Callable[
@@ -83,7 +83,10 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
                 raise
             # Not "done": Tune would end the trial without asking the scheduler, and the study would not hear of it.
             return {"failure_kind": failure.kind, "failure_message": failure.message}
-        assert same_device(report.device, self._device), f"trial ran on {report.device}, Ray assigned {self._device}"
+        if self._replayed:  # made in an earlier sitting, maybe on another device
+            self._replayed -= 1
+        else:
+            assert same_device(report.device, self._device), f"ran on {report.device}, not on {self._device}"
         return {"report": report.to_json(), "dev_accuracy": report.dev_accuracy}
 
     def cleanup(self) -> None:
@@ -95,6 +98,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         release_memory()
         workdir = self._work.trials_folder / f"{config['number']:04d}"
         workdir.mkdir(parents=True, exist_ok=True)
+        self._replayed = len(list(workdir.glob(REPORTS)))
         trial = with_values(self._work.base, config["values"])
         progress = ProgressFile(workdir / PROGRESS_FILE)
         self._rungs = self._run_trial(self._work.inputs, trial, self._work.seeds, workdir, self._device, progress)

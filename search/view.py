@@ -20,16 +20,16 @@ def runs_link(experiment_id: str) -> str:
     return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
 
-def trials_link(experiment_id: str, study: str) -> str:
+def trials_link(experiment_id: str, identity: str) -> str:
     """Return the address of the list, relative to the server's root."""
-    return f"{runs_link(experiment_id)}&viewStateShareKey={quote(study)}"
+    return f"{runs_link(experiment_id)}&viewStateShareKey={quote(identity)}"
 
 
-def view_tag(study: str, parameters: Iterable[str]) -> tuple[str, str]:
-    """Return the experiment's tag, key and value, that holds the view of a study's trials."""
+def view_tag(identity: str, parameters: Iterable[str]) -> tuple[str, str]:
+    """Return the experiment's tag, key and value, that holds the view of a search's trials."""
     columns = [f"metrics.`{key}`" for key in _METRICS] + [f"params.`{path}`" for path in parameters]
     view = {
-        "searchFilter": f"tags.`kinemic.study` = '{study}' and tags.`kinemic.role` = 'trial'",
+        "searchFilter": f"tags.`kinemic.study` = '{identity}' and tags.`kinemic.role` = 'trial'",
         "orderByKey": "metrics.`dev_accuracy`",
         "orderByAsc": False,
         "startTime": "ALL",
@@ -41,4 +41,4 @@ def view_tag(study: str, parameters: Iterable[str]) -> tuple[str, str]:
         "runsPinned": [],
         "runsHidden": [],
     }
-    return f"{_TAG}{study}", json.dumps(view)
+    return f"{_TAG}{identity}", json.dumps(view)

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,12 @@ def run_trial(
 def run_unprepared(*_: object) -> Iterator[RungReport]:
     """Fail before the first rung is asked for: already as the worker is set up."""
     raise KeyError("nothing is prepared")
+
+
+def run_elsewhere(*given: Any) -> Iterator[RungReport]:
+    """Run the trial on another device than the one that was assigned."""
+    for report in run_trial(*given):
+        yield replace(report, device="cuda:0")
 
 
 def run_mended(trial_inputs: TrialInputs, config: TrialConfig, *rest: Any) -> Iterator[RungReport]:

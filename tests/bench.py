@@ -83,11 +83,11 @@ class Bench:
     def sitting(self) -> Ledger:
         return Ledger(self.study, self.config, self.space, self.tracker, self.folder / "trials", self.share)  # type: ignore[arg-type]
 
-    def run(self, assignment: Assignment, stop_after: float = math.inf) -> None:
+    def run(self, assignment: Assignment, stop_after: float = math.inf, device: str = "cpu") -> None:
         workdir = self.ledger.workdir(assignment.number)
         workdir.mkdir(parents=True, exist_ok=True)
         trial = studies.trial_config(self.config, assignment.values)
-        rungs = analytic.run_trial(analytic.inputs(workdir), trial, self.config.seeds, workdir, "cpu", silent)
+        rungs = analytic.run_trial(analytic.inputs(workdir), trial, self.config.seeds, workdir, device, silent)
         try:
             for count, report in enumerate(rungs):
                 if count >= stop_after:

@@ -64,7 +64,7 @@ def searched(tmp_path: Path) -> Searched:
     folder.create(config)
     bench = Bench(config, folder.path)
     bench.run_all()
-    folder.write_state(State(bench.study.study_name, analytic.SOURCE_CLIPS, analytic.inputs(tmp_path)))
+    folder.write_state(State(bench.study.study_name, analytic.SOURCE_CLIPS, analytic.inputs(tmp_path), "mine-1"))
     return Searched(folder, bench, [trial.number for trial in studies.best_trials(bench.study, 4)])
 
 

@@ -48,7 +48,7 @@ class Searched:
 
     runs: Path
     name: str
-    study: str
+    identity: str
     number: int
     generator: Path
     shots: Path
@@ -83,13 +83,13 @@ def searched(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Sea
     bench = Bench(config, folder.path)
     bench.run_all()
     inputs = dataclasses.replace(analytic.inputs(runs), trial_data=shots)
-    folder.write_state(State(bench.study.study_name, analytic.SOURCE_CLIPS, inputs))
+    folder.write_state(State(bench.study.study_name, analytic.SOURCE_CLIPS, inputs, "mine-1"))
     best = studies.best_trial(bench.study)
     generator = folder.trials / f"{best.number:04d}" / "generator.safetensors"
     random_bundle().save(generator)
 
-    done = Searched(runs, "mine", bench.study.study_name, best.number, generator, shots, target)
-    tracker = open_tracker(done.uri, config.tracking.experiment, done.study, config.name, runs / "mlflow-artifacts")
+    done = Searched(runs, "mine", "mine-1", best.number, generator, shots, target)
+    tracker = open_tracker(done.uri, config.tracking.experiment, done.identity, config.name, runs / "mlflow-artifacts")
     tracker.start_trial(best.number, studies.trial_values(best), config.trial)
     tracker.end_trial(best.number, "FINISHED", runs, None)
     assert tracker.close("FINISHED")
@@ -224,7 +224,7 @@ def test_without_the_few_shots_a_model_is_exported_unjudged(
 def test_a_name_that_the_registry_refuses_is_one_line(searched: Searched, exported: Exported) -> None:
     registry = Registry(searched.uri, "kinemic", "a/b")
     with pytest.raises(KinemicError, match="can't be registered in MLflow") as caught:
-        register(exported.folder, registry, find_run(registry, searched.study, searched.number), facts(searched))
+        register(exported.folder, registry, find_run(registry, searched.identity, searched.number), facts(searched))
     assert "--no-register" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -271,7 +271,7 @@ def test_a_wrong_request_is_named(action: str, count: int, params: dict[str, Any
 
 def test_a_model_says_where_it_comes_from_and_what_it_takes(searched: Searched, champion: Any) -> None:
     folder = SearchFolder(searched.runs / "mine")
-    best = studies.best_trial(studies.open_study(folder.config(), folder.path, searched.study))
+    best = studies.best_trial(studies.open_study(folder.config(), folder.path, folder.state().study))
     last = studies.reports(best)[-1]
     assert champion.metadata.metadata == {
         "search": "mine",
@@ -318,7 +318,7 @@ def test_nothing_is_pickled_and_loading_unpickles_nothing(
 def test_registering_again_is_a_new_version_that_takes_the_alias(searched: Searched, exported: Exported) -> None:
     registry = Registry(searched.uri, "kinemic", "again")
     for version in ("1", "2"):
-        run_ = find_run(registry, searched.study, searched.number)
+        run_ = find_run(registry, searched.identity, searched.number)
         assert register(exported.folder, registry, run_, facts(searched)) == version
         assert str(searched.client.get_model_version_by_alias("again", "champion").version) == version
     assert searched.versions("again") == ["1", "2"]

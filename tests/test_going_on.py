@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from search import runner
 from search.config import ConfirmConfig, SearchConfig
 from search.folder import SearchFolder
 from search.lock import sole
+from search.sitting import sit
 from tests import analytic
 from tests.bench import RUNGS, SPACE, search
 
@@ -73,6 +78,16 @@ def test_what_changes_no_trial_may_change_also_after_the_confirmation_began(fold
     folder.confirmation.mkdir()
     more: dict[str, object] = {"budget": {"trials": 7}, "resources": {"cpus": 2}, "stages": {"limit_gb": 1}}
     assert again(folder, of(**more)) == folder.config() == of(**more)
+
+
+def test_shared_stages_that_cant_be_removed_leave_no_run_running(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    (tmp_path / "stages" / "adapted" / "not-a-file.safetensors").mkdir(parents=True)
+    inputs = replace(analytic.inputs(tmp_path), stages=tmp_path / "stages")
+    opened = runner.start(of(stages={"limit_gb": 0}), tmp_path, prepared=(inputs, analytic.SOURCE_CLIPS))
+    assert sit(opened, tmp_path, lambda sitting: "made", str).made == "made"
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        assert store.execute("select status from runs").fetchall() == [("FINISHED",)]
 
 
 @pytest.fixture

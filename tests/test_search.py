@@ -89,7 +89,7 @@ def trials_of(folder: SearchFolder) -> list[FrozenTrial]:
 def tracked(runs: Path, folder: SearchFolder) -> tuple[Run, list[Run]]:
     client = MlflowClient(tracking_uri=f"sqlite:///{runs / 'mlflow.db'}")
     found = client.search_runs([client.get_experiment_by_name("kinemic").experiment_id])
-    mine = [r for r in found if r.data.tags["kinemic.study"] == folder.state().study]
+    mine = [r for r in found if r.data.tags["kinemic.study"] == folder.state().identity]
     (parent,) = [r for r in mine if r.data.tags["kinemic.role"] == "search"]
     children = [r for r in mine if r.data.tags["kinemic.role"] == "trial"]
     return parent, sorted(children, key=lambda r: int(r.data.tags["kinemic.trial"]))

@@ -70,7 +70,7 @@ def make(runs: Path, trials: int, **more: Any) -> Made:
     folder = SearchFolder(runs / "mine")
     folder.create(config)
     bench = Bench(config, folder.path)
-    folder.write_state(State(bench.study.study_name, analytic.SOURCE_CLIPS, analytic.inputs(runs)))
+    folder.write_state(State(bench.study.study_name, analytic.SOURCE_CLIPS, analytic.inputs(runs), "mine-1"))
     return Made(runs, folder, bench)
 
 

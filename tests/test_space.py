@@ -11,7 +11,20 @@ import pytest
 from kinemic.config import TrialConfig
 from kinemic.errors import ConfigError
 from search.config import SearchConfig, validate
-from search.space import contains, default_space, getattr_path, published_values, resolve_space, space_hash, suggest
+from search.space import (
+    CategoricalDomain,
+    Domain,
+    FloatDomain,
+    IntDomain,
+    Scalar,
+    contains,
+    default_space,
+    getattr_path,
+    published_values,
+    resolve_space,
+    space_hash,
+    suggest,
+)
 
 
 def config(space: dict[str, Any], **more: Any) -> SearchConfig:
@@ -110,6 +123,21 @@ def test_the_default_space_holds_every_published_value() -> None:
     assert all(contains(space[path], value) for path, value in published.items())
     assert published["mining.top_k"] == 250
     assert all(getattr_path(TrialConfig(), path) == value for path, value in published.items())
+
+
+@pytest.mark.parametrize(
+    ("domain", "inside", "outside"),
+    [
+        (IntDomain(low=1, high=5), [1, 2.0, 5], [0, 2.5, 4.999]),
+        (FloatDomain(low=1, high=5), [1, 2.5, 5.0], [0.999, 6]),
+        (CategoricalDomain(choices=(1, 2.5)), [1, 1.0, 2.5], [2, True]),
+        (CategoricalDomain(choices=(True, "ddim")), [True, "ddim"], [1, "ddpm"]),
+    ],
+)
+def test_a_domain_contains_what_optuna_could_propose_from_it(
+    domain: Domain, inside: list[Scalar], outside: list[Scalar]
+) -> None:
+    assert [value for value in inside + outside if contains(domain, value)] == inside
 
 
 def test_pools_go_up_to_a_tenth_of_the_source_and_the_published_pool_is_scaled_to_it() -> None:

@@ -219,6 +219,28 @@ def test_what_killed_writers_left_goes_after_a_day(tmp_path: Path) -> None:
     assert (fresh.exists(), old.exists()) == (True, False)
 
 
+@pytest.mark.parametrize("look", [0, 1])
+def test_what_another_process_removes_meanwhile_stops_nothing(
+    look: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    rooms = [tmp_path / "adapted" / name for name in (".b.x", ".c.x")]
+    for room in rooms:
+        room.mkdir(parents=True)
+        os.utime(room, (1000, 1000))
+    looks, stat = iter(range(9)), Path.stat
+
+    def vanishing(path: Path, **how: bool) -> os.stat_result:
+        if path == rooms[0] and next(looks) == look:
+            shutil.rmtree(path)
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, "stat", vanishing)
+    collect(tmp_path, ONE_MEBIBYTE)
+    assert not any(room.exists() for room in rooms)
+
+
 def test_other_code_finds_nothing_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
     before = digest("x", 1), digest("x", 2), digest(b"x", 1)
     assert len(set(before)) == 3

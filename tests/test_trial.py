@@ -20,7 +20,9 @@ from kinemic.data.splits import load_trial_data, make_test_data
 from kinemic.errors import CheckpointError, ConfigError, DataError, FirewallError
 from kinemic.inputs import prepare_inputs
 from kinemic.reading import with_values
-from kinemic.report import RungReport, TrialInputs
+from kinemic.report import REPORTS, RungReport, TrialInputs
+from kinemic.stages import ADAPTED
+from kinemic.store import STAGES
 from kinemic.trial import run_trial
 from tests.toy import toy_experiment
 
@@ -86,12 +88,16 @@ def test_a_finished_trial_leaves_pictures_and_a_bundle_that_needs_nothing_else(
 ) -> None:
     workdir, reports = finished
     names = {file.name for file in (workdir / "artifacts").iterdir()}
-    assert names == {"pools.json", "per_class.json", "confusion.json", "confusion.png", "clips.gif", "clips.png"}
+    pictures = {"confusion.png", "clips.gif", "clips.png"}
+    assert names == {"pools.json", "mined.json", "per_class.json", "confusion.json"} | pictures
     confusion = json.loads((workdir / "artifacts" / "confusion.json").read_text())
     dev = 3 * 3  # classes, dev subjects with one clip each
     assert np.sum(confusion["rows_are_truth"]) == dev * EXPERIMENT.judge_seeds
     classes = json.loads((workdir / "artifacts" / "per_class.json").read_text())
     assert [row["class"] for row in classes] == ["wave", "squat", "kick"]
+    mined = json.loads((workdir / "artifacts" / "mined.json").read_text())
+    pools = dict(zip(("wave", "squat", "kick"), reports[-1].pool_sizes, strict=True))
+    assert [(row["class"], row["rank"]) for row in mined] == [(c, k) for c in pools for k in range(1, pools[c] + 1)]
     assert np.mean([row["dev_accuracy"] for row in classes]) == pytest.approx(reports[-1].dev_accuracy)
     bundle = GeneratorBundle.load(workdir)
     assert bundle.classes == ("wave", "squat", "kick")
@@ -114,6 +120,21 @@ def test_a_trial_that_was_cut_off_goes_on_with_the_same_numbers(
     resumed = list(run_trial(alone, EXPERIMENT.trial, EXPERIMENT.seeds, tmp_path))
     assert resumed[0] == first  # replayed, not run again
     assert comparable(resumed[1]) == comparable(whole[1])
+
+
+def test_a_trial_goes_on_on_another_device(
+    inputs: TrialInputs, finished: tuple[Path, list[RungReport]], tmp_path: Path
+) -> None:
+    _, whole = finished
+    alone = replace(inputs, stages=None)
+    first = next(iter(run_trial(alone, EXPERIMENT.trial, EXPERIMENT.seeds, tmp_path)))
+    # As a GPU would have left it: its report says so, and what it has adapted is not taken for the CPU's.
+    there = replace(first, device="cuda:0")
+    next(tmp_path.glob(REPORTS)).write_text(there.to_json())
+    shutil.rmtree(tmp_path / STAGES / ADAPTED)
+    resumed = list(run_trial(alone, EXPERIMENT.trial, EXPERIMENT.seeds, tmp_path))
+    assert resumed[0] == there
+    assert (resumed[1].device, comparable(resumed[1])) == ("cpu", comparable(whole[1]))
 
 
 def test_a_finished_trial_is_replayed_without_its_inputs(finished: tuple[Path, list[RungReport]]) -> None:

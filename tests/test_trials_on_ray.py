@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray import cloudpickle
 
 from search import study as studies
+from search.failures import BUG
 from search.ledger import SearchStoppedError
 from search.resources import Share, connected
 from search.runner import run_trials
@@ -132,6 +133,24 @@ def test_a_trial_out_of_memory_goes_on_with_a_larger_share_and_then_is_infeasibl
             assert (trial.state, trial.constraints) == (TrialState.COMPLETE, {})
             assert shares == ([small, large, large] if bank == analytic.NEEDS_MORE else [small] * 3)
     assert seen == set(banks["choices"])
+
+
+def test_a_trial_goes_on_where_the_device_is_another_one(tmp_path: Path) -> None:
+    bench = Bench(search(budget={"trials": 1}), tmp_path)
+    assignment = bench.ledger.next()
+    assert assignment is not None
+    bench.run(assignment, stop_after=1, device="cuda:0")  # its second report is on disk, and was not taken any more
+    bench.ledger = bench.sitting()
+    (trial,) = run(bench)
+    assert trial.state == TrialState.COMPLETE
+    assert [report.device for report in studies.reports(trial)] == ["cuda:0", "cuda:0", "cpu"]
+
+
+def test_a_trial_that_ran_on_another_device_than_its_own_is_a_bug(tmp_path: Path) -> None:
+    (trial,) = run(Bench(search(budget={"trials": 1}), tmp_path), analytic.run_elsewhere)
+    failure = studies.failure(trial)
+    assert failure is not None
+    assert (failure.kind, failure.message) == (BUG, "AssertionError: ran on cuda:0, not on cpu")
 
 
 def test_a_worker_that_cannot_be_set_up_is_a_bug_and_no_lost_worker(tmp_path: Path) -> None:

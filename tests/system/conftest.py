@@ -8,15 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from playwright.sync_api import Page, expect
 from ray import cloudpickle
 
 from docs.screenshots import browser, served
 from search import runner
 from search.api import SearchResult, result
+from search.board import Board
 from search.resources import connected
+from search.sitting import artifacts_folder, tracking_uri
+from search.status import trial_rows
+from search.tracking import open_tracker
+from search.wording import ranked
 from tests import analytic
-from tests.bench import search
+from tests.bench import Bench, search
 
 NAME = "looked-at"
 PATIENCE = 120_000  # milliseconds; two busy cores are slow to draw
@@ -25,11 +31,11 @@ expect.set_options(timeout=PATIENCE)
 
 @dataclass(frozen=True)
 class Searched:
-    """A finished search: its name, the folder of all searches, its study's name and what it found."""
+    """A finished search: its name, the folder of all searches, its identity and what it found."""
 
     name: str
     runs: Path
-    study: str
+    identity: str
     found: SearchResult
 
 
@@ -44,7 +50,40 @@ def searched(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Sea
         prepared = (analytic.inputs(runs), analytic.SOURCE_CLIPS)
         outcome = runner.run(config, runs, run_trial=analytic.run_trial, prepared=prepared)
     cloudpickle.unregister_pickle_by_value(analytic)
-    return Searched(NAME, runs, outcome.folder.state().study, result(NAME, runs))
+    return Searched(NAME, runs, outcome.folder.state().identity, result(NAME, runs))
+
+
+@dataclass(frozen=True)
+class Large:
+    """A tracked search of many trials: its name, its experiment's id, its finished trials and all, the best first."""
+
+    name: str
+    experiment: str
+    finished: list[int]
+    all: list[int]
+
+
+@pytest.fixture(scope="session")
+def large(searched: Searched) -> Large:
+    """A search of 200 trials in the same store, run in this process as a worker runs them; no Ray, no contenders."""
+    name, experiment = "large", "many"
+    config = search(name=name, budget={"trials": 200}, sampler="random", tracking={"experiment": experiment})
+    bench = Bench(config, searched.runs / name)
+    tracker = open_tracker(
+        tracking_uri(config, searched.runs), experiment, name, name, artifacts_folder(config, searched.runs)
+    )
+    tracker.save_view(tuple(bench.space))
+    bench.tracker = tracker  # type: ignore[assignment]
+    bench.ledger = bench.sitting()
+    bench.run_all()
+    rows = trial_rows(bench.study)
+    Board(tracker, bench.study, name, len(rows), "").update(rows, last=True)
+    assert tracker.close("FINISHED", patience=600.0)
+    assert tracker.refused == []
+    parent = MlflowClient(tracking_uri(config, searched.runs)).get_run(tracker.parent_id)
+    everyone = sorted(rows, key=lambda row: -(row.accuracy or 0.0))  # stopped ones too, by what they had reached
+    numbers = [[row.number for row in each] for each in (ranked(rows), everyone)]
+    return Large(name, parent.info.experiment_id, *numbers)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from docs.screenshots import comparison, tracked
+from search.view import runs_link
 from search.wording import percent
-from tests.system.conftest import Searched, Served
+from tests.system.conftest import Large, Searched, Served
 
 FIGURES = ("history", "rungs", "importances", "parallel", "slices")
 
@@ -46,22 +47,37 @@ def test_the_report_opens_from_a_file_and_draws_every_figure(searched: Searched,
 def test_the_page_of_a_search_is_found_and_leads_to_its_trials(searched: Searched, server: Served, page: Page) -> None:
     (address,) = re.findall(r"^kinemic: (\S+)", server.said, re.MULTILINE)
     page.goto(address)
-    page.get_by_role("link", name=searched.name).first.click()
+    ranked = [int(number) for number in searched.found.trials.sort_values("dev_accuracy", ascending=False)["number"]]
+    follow(page, searched.name, ranked, ranked)
+
+
+def test_a_search_of_200_trials_is_found_among_them_and_leads_to_the_best(
+    large: Large, server: Served, page: Page
+) -> None:
+    for patient in (page, page.context):
+        patient.set_default_timeout(30_000)  # Playwright's own, and no more: nobody waits for minutes
+    page.goto(f"{server.uri}/{runs_link(large.experiment)}")
+    assert large.all[0] == large.finished[0]
+    follow(page, large.name, large.finished, large.all)
+
+
+def follow(page: Page, name: str, finished: list[int], everyone: list[int]) -> None:
+    """Go from the runs of an experiment to a search's own and on to its trials, and check that the best are first."""
+    page.get_by_role("link", name=name).first.click()
     page.get_by_text("Show more").first.click()
     leaders = page.get_by_role("table").filter(has_text="settings").get_by_role("row")
-    ranked = [int(number) for number in searched.found.trials.sort_values("dev_accuracy", ascending=False)["number"]]
     expect(leaders).to_have_count(11)  # the ten best, below the table's head
-    assert [int(row.get_by_role("cell").first.inner_text()) for row in leaders.all()[1:]] == ranked[:10]
+    assert [int(row.get_by_role("cell").first.inner_text()) for row in leaders.all()[1:]] == finished[:10]
     with page.expect_popup() as new_tab:
         page.get_by_role("link", name="All trials, the best first").click()
     names = new_tab.value.get_by_role("link", name=re.compile(r"^trial \d{4}$"))  # of the rows in sight
-    expect(names.nth(5)).to_be_visible()
+    names.nth(5).wait_for()
     found = names.all_inner_texts()
-    assert found == [trial_name(number) for number in ranked][: len(found)]
+    assert found == [trial_name(number) for number in everyone][: len(found)]
 
 
 def test_trials_are_compared_side_by_side(searched: Searched, server: Served, page: Page) -> None:
-    _, trials = tracked(server.uri, searched.study)
+    _, trials = tracked(server.uri, searched.identity)
     page.goto(comparison(server.uri, trials[:3]))
     plot = page.locator(".js-plotly-plot")
     expect(plot.locator("svg.main-svg").first).to_be_visible()
