@@ -361,7 +361,9 @@ def test_subjects_of_train_or_dev_are_refused_before_anything_runs(subject: str,
     assert looks(runs) == []
 
 
-@pytest.mark.parametrize(("subject", "line"), [("s03", "3 test clips are train or dev clips"), ("s99", "has no clip in the target")])
+@pytest.mark.parametrize(
+    ("subject", "line"), [("s03", "3 test clips are train or dev clips"), ("s99", "has no clip in the target")]
+)
 def test_a_test_split_that_cant_be_used_is_said_before_the_search(subject: str, line: str, tmp_path: Path) -> None:
     config = validate(TOY | {"name": NAME, "space": SPACE, "confirm": {"test_subjects": [subject]}}, "toy.yaml")
     with pytest.raises(KinemicError, match=line):
