@@ -28,7 +28,7 @@ from search import study as studies
 from search.config import PrunerConfig, SearchConfig, validate
 from search.failures import DIVERGED, Failure
 from search.ledger import Assignment, Ledger
-from search.resources import Share
+from search.shares import Share
 from search.space import CategoricalDomain, Domain, Scalar, suggest
 
 BUDGETS = (2, 4, 8, 16)  # seconds of so many full trials

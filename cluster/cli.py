@@ -75,8 +75,8 @@ def submit_command(file: Path, address: str, settings: tuple[str, ...], **option
     """
     from cluster.connection import connect
     from cluster.jobs import wait_started
-    from cluster.preflight import Resources
     from cluster.submit import check_fits, check_idle, prepare, start
+    from search.shares import Resources
 
     driver = Resources(options["driver_cpus"], options["driver_gpus"])
     submission = prepare(file, settings, options["working_dir"], options["runs"], driver)

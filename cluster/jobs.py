@@ -13,7 +13,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.connection import translated
 from cluster.errors import ClusterError
-from cluster.preflight import Resources, describe, node_resources
+from cluster.preflight import node_resources
+from search.shares import Resources, describe
 
 SEARCH_KEY = "kinemic.search"  # metadata by which our jobs are told from others
 POLL_S = 0.5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -14,24 +13,10 @@ from ray.util.state import list_nodes
 from cluster.connection import translated
 from cluster.errors import ClusterError
 from search.config import SearchConfig
+from search.shares import Resources, describe
 
 REGISTER_S = 15.0  # a head that was just started answers before it counts itself among the nodes
 MANY = 10_000  # nodes asked for; the state API's own default is 100
-
-
-@dataclass(frozen=True)
-class Resources:
-    """CPU cores and GPUs, which may be fractions."""
-
-    cpus: float = 0
-    gpus: float = 0
-
-    def fits(self, other: Resources) -> bool:
-        """Return whether ``other`` has at least as much of both."""
-        return self.cpus <= other.cpus and self.gpus <= other.gpus
-
-    def __str__(self) -> str:
-        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
 
 def node_resources(client: JobSubmissionClient, patience: float = REGISTER_S) -> list[Resources]:
@@ -49,14 +34,6 @@ def node_resources(client: JobSubmissionClient, patience: float = REGISTER_S) ->
     totals: list[Mapping[str, float]] = [node.resources_total or {} for node in nodes if node.state == "ALIVE"]
     found = [Resources(total.get("CPU", 0), total.get("GPU", 0)) for total in totals]
     return sorted(found, key=lambda node: (node.gpus, node.cpus), reverse=True)
-
-
-def describe(nodes: list[Resources]) -> str:
-    """Return the cluster's nodes in a few words, equal ones together."""
-    if not nodes:
-        return "no live node"
-    kinds = {node: nodes.count(node) for node in nodes}
-    return ", ".join(f"{count} x {node}" for node, count in kinds.items())
 
 
 def trial_resources(config: SearchConfig) -> Resources:

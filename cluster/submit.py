@@ -12,8 +12,9 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from cluster.errors import ClusterError
 from cluster.jobs import SEARCH_KEY, Job, search_jobs, submit
 from cluster.package import Upload, files_to_upload, stage
-from cluster.preflight import Resources, check_paths, check_resources, node_resources, trial_resources
+from cluster.preflight import check_paths, check_resources, node_resources, trial_resources
 from search.config import SearchConfig, load
+from search.shares import Resources
 
 
 @dataclass(frozen=True)

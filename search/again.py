@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, WorkerCrashedError
 
 from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.errors import KinemicError
 from kinemic.report import RungReport
 from kinemic.seeding import derive_seed
 from search.baselines import Contender
-from search.failures import BUG, Failure, classify
-from search.resources import Share
+from search.failures import BUG, OUT_OF_MEMORY, WORKER_LOST, Failure, classify
+from search.shares import Share
 from search.trainable import PROGRESS_FILE, ProgressFile, Work, assigned_device, limit_threads, release_memory
 
 Result = RungReport | Failure
@@ -61,24 +61,16 @@ def run_all(
 ) -> dict[str, list[Result]]:
     """Run every row's runs, repetition by repetition; a run that fails is a Failure in its place.
 
-    Interrupted, it ends the tasks that still run: a later call goes on in their folders.
+    Those that ran out of memory are tried once more with the larger share, if any. Interrupted, it ends the tasks that
+    still run: a later call goes on in their folders.
     """
     jobs = list(dict.fromkeys(run for repetition in zip(*rows.values(), strict=True) for run in repetition))
-    task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)(_run_one)
     shared = ray.put(work)
-    done: dict[Run, Result] = {}
-    running: dict[Any, Run] = {}
-    changed(0, len(jobs))
-    try:
-        while len(done) < len(jobs):
-            for run in jobs[len(done) + len(running) :][: share.max_concurrent - len(running)]:
-                running[task.remote(shared, run)] = run
-            for ref in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
-                done[running.pop(ref)] = _result(ref)
-            changed(len(done), len(jobs))
-    finally:
-        for ref in running:
-            ray.cancel(ref, force=True)
+    done = _run_side_by_side(jobs, shared, share, lambda count: changed(count, len(jobs)))
+    short = [run for run in jobs if _ran_out(done[run])]
+    if share.larger and short:
+        ended = len(jobs) - len(short)
+        done |= _run_side_by_side(short, shared, share.larger, lambda count: changed(ended + count, len(jobs)))
     return {key: [done[run] for run in runs] for key, runs in rows.items()}
 
 
@@ -90,6 +82,26 @@ def failure_lines(results: Sequence[Result]) -> tuple[str, ...]:
 def _run(config: TrialConfig, seeds: TrialSeeds, folder: Path, name: str) -> Run:
     text = config.model_dump_json() + seeds.model_dump_json()
     return Run(config, seeds, folder / f"{name}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}")
+
+
+def _run_side_by_side(
+    jobs: Sequence[Run], shared: Any, share: Share, changed: Callable[[int], None]
+) -> dict[Run, Result]:
+    task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)(_run_one)
+    done: dict[Run, Result] = {}
+    running: dict[Any, Run] = {}
+    changed(0)
+    try:
+        while len(done) < len(jobs):
+            for run in jobs[len(done) + len(running) :][: share.max_concurrent - len(running)]:
+                running[task.remote(shared, run)] = run
+            for ref in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
+                done[running.pop(ref)] = _result(ref)
+            changed(len(done))
+    finally:
+        for ref in running:
+            ray.cancel(ref, force=True)
+    return done
 
 
 def _run_one(work: Work, run: Run) -> Result:
@@ -105,9 +117,14 @@ def _run_one(work: Work, run: Run) -> Result:
     return reports[-1] if reports else Failure(BUG, "the trial yielded no report")
 
 
+def _ran_out(result: Result) -> bool:
+    return isinstance(result, Failure) and result.kind == OUT_OF_MEMORY
+
+
 def _result(ref: Any) -> Result:
     try:
         result: Result = ray.get(ref)
     except RayError as error:
-        return Failure(BUG, str(error).strip().splitlines()[-1])
+        kind = WORKER_LOST if isinstance(error, WorkerCrashedError) else classify(error).kind
+        return Failure(kind, str(error).strip().splitlines()[-1])
     return result

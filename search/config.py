@@ -26,7 +26,9 @@ class BudgetConfig(Frozen):
     """When to stop asking for new trials."""
 
     trials: int = Field(default=24, ge=1)  # in all, the published configuration among them
-    hours: float | None = Field(default=None, gt=0)  # of one sitting; trials that run then are finished
+    hours: float | None = Field(
+        default=None, gt=0
+    )  # of searching, over all sittings; trials that run then are finished
 
 
 class SamplerConfig(Frozen):
@@ -95,7 +97,7 @@ class ResourcesConfig(Frozen):
     """What one trial takes; None is decided from the machine: one CPU core, and a quarter of a GPU if there is one."""
 
     cpus: float | None = Field(default=None, gt=0)
-    gpus: float | None = Field(default=None, ge=0)
+    gpus: float | None = Field(default=None, ge=0, le=1)  # a trial uses one
     max_concurrent: int | None = Field(default=None, ge=1)
     address: str | None = None  # of a running Ray cluster; None starts Ray on this machine alone
 

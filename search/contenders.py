@@ -12,7 +12,7 @@ from kinemic.report import RungReport, mean, standard_error
 from search.again import Result, Run, failure_lines, fresh_seeds, plan, run_all
 from search.baselines import Contender
 from search.config import SearchConfig
-from search.resources import Share
+from search.shares import Share
 from search.trainable import Work
 
 HEADING = "on dev: chosen on these clips"

@@ -19,7 +19,7 @@ from search import study as studies
 from search.config import SamplerConfig, SearchConfig
 from search.failures import BUG, DIVERGED, OUT_OF_MEMORY, WORKER_LOST, Failure
 from search.pruners import decide, make_pruner
-from search.resources import Share
+from search.shares import Share
 from search.space import Domain, Scalar, suggest
 from search.tracking import Tracker
 from search.variants import enqueue_variants
@@ -70,8 +70,7 @@ class Ledger:
         started = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
         self._started = len(started)
         self._again = deque(t.number for t in started if t.state == TrialState.RUNNING and not studies.failure(t))
-        hours = config.budget.hours
-        self._deadline = math.inf if hours is None else time.monotonic() + hours * 3600
+        self._earlier, self._since = studies.searched_seconds(study), time.monotonic()
 
     @property
     def finished(self) -> bool:
@@ -80,7 +79,13 @@ class Ledger:
 
     @property
     def _may_start(self) -> bool:
-        return self._started < self._config.budget.trials and time.monotonic() < self._deadline
+        trials, hours = self._config.budget.trials, self._config.budget.hours
+        return self._started < trials and (hours is None or self._searched_seconds < hours * 3600)
+
+    @property
+    def _searched_seconds(self) -> float:
+        """Of this sitting and all before it."""
+        return self._earlier + time.monotonic() - self._since
 
     def workdir(self, number: int) -> Path:
         """Return the folder of a trial."""
@@ -101,7 +106,7 @@ class Ledger:
         values = suggest(trial, self._space, studies.fixed_values(trial))
         self._open[trial.number] = _Open(trial, share)
         self._start_tracking(trial, values)
-        self._changed()
+        self._go_on()
         return Assignment(trial.number, values, share)
 
     def report(self, number: int, report: RungReport) -> bool:
@@ -114,7 +119,7 @@ class Ledger:
             del self._losses[number]
         self._tracker.log_rung(number, report)
         over = self._decide(trial, report)
-        self._changed()
+        self._go_on()
         return over
 
     def fail(self, number: int, failure: Failure) -> None:
@@ -122,7 +127,7 @@ class Ledger:
         if number not in self._open:  # its worker died after the trial had ended
             return
         trial = self._open.pop(number).trial
-        if failure.kind == OUT_OF_MEMORY and self._share.larger() and not studies.enlarged(trial):
+        if failure.kind == OUT_OF_MEMORY and self._share.larger and not studies.enlarged(trial):
             studies.enlarge(trial)
             self._again.append(number)
             return
@@ -130,7 +135,7 @@ class Ledger:
         studies.tell_failure(trial)
         self._tracker.end_trial(number, "FAILED", self.workdir(number), failure)
         self._bugs = [*self._bugs, (number, failure)] if failure.kind == BUG else []
-        self._changed()
+        self._go_on()
 
     def lose(self, number: int, message: str) -> None:
         """Take the death of a trial's worker: it goes on from its last rung; dead again and again there, it fails."""
@@ -157,13 +162,18 @@ class Ledger:
                 status = "FAILED" if failure else _MLFLOW_STATUS[trial.state]
                 self._tracker.end_trial(trial.number, status, self.workdir(trial.number), failure)
 
+    def _go_on(self) -> None:
+        """Keep the time that was searched, which a killed sitting has spent too, and tell who watches."""
+        studies.keep_searched_seconds(self._study, self._searched_seconds)
+        self._changed()
+
     def _start_tracking(self, trial: FrozenTrial | optuna.Trial, values: Mapping[str, Scalar]) -> None:
         config = studies.trial_config(self._config, values)
         self._tracker.start_trial(trial.number, values, config, studies.leader(trial))
 
     @property
     def _next_share(self) -> Share:
-        larger = self._share.larger()
+        larger = self._share.larger
         return larger if larger and self._again and studies.enlarged(self._frozen(self._again[0])) else self._share
 
     def _fits(self, share: Share) -> bool:

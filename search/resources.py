@@ -1,43 +1,20 @@
-"""Ray: one quiet local cluster, or one that runs already, and each trial's share of it."""
+"""Ray: one quiet local cluster, or one that runs already."""
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import ray
 
 from kinemic.errors import KinemicError
 from search.config import ResourcesConfig
-
-GPU_SHARE = 0.25  # of a GPU a trial: the method's models are small, and four side by side keep one busy
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one trial takes, and how many run at a time."""
-
-    cpus: float
-    gpus: float
-    max_concurrent: int
-
-    def larger(self) -> Share | None:
-        """Return the share for a trial that ran out of memory, None where it had all that a trial can get.
-
-        Twice the GPU, at most a whole one. Without GPUs a share bounds no memory: then all CPUs of the search, alone.
-        """
-        if not self.gpus:
-            return Share(self.cpus * self.max_concurrent, 0.0, 1) if self.max_concurrent > 1 else None
-        if self.gpus >= 1:
-            return None
-        gpus = min(1.0, 2 * self.gpus)
-        return Share(self.cpus, gpus, max(1, math.floor(self.max_concurrent * self.gpus / gpus + 1e-9)))
+from search.messages import first_line
+from search.shares import Resources, Share, divide
 
 
 @contextmanager
@@ -58,7 +35,7 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **local)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
-        raise KinemicError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+        raise KinemicError(f"no Ray cluster at {address}: {first_line(error)}") from error
     try:
         yield
     finally:
@@ -82,20 +59,9 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def share(config: ResourcesConfig) -> Share:
-    """Return each trial's share of the connected cluster. Raises KinemicError where not even one trial fits."""
-    have = ray.cluster_resources()
-    cpus_there, gpus_there = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    cpus = config.cpus if config.cpus is not None else 1.0
-    gpus = config.gpus if config.gpus is not None else (GPU_SHARE if gpus_there else 0.0)
-    if cpus > cpus_there or gpus > gpus_there:
-        raise KinemicError(
-            f"resources: a trial takes {cpus:g} CPUs and {gpus:g} GPUs, but Ray has {cpus_there:g} and {gpus_there:g}; "
-            "lower resources.cpus or resources.gpus"
-        )
-    fit = math.floor(cpus_there / cpus + 1e-9)
-    if gpus:
-        fit = min(fit, math.floor(gpus_there / gpus + 1e-9))
-    return Share(cpus, gpus, min(fit, config.max_concurrent or fit))
+    """Return each trial's share of the connected cluster. Raises KinemicError where no node could hold even one."""
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return divide([Resources(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in there], config)
 
 
 _QUIET = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -31,7 +30,8 @@ class StudySearcher(Searcher):  # type: ignore[misc]
         assignment = self._ledger.next()
         if assignment is None:
             return None
-        return {"number": assignment.number, "values": assignment.values, "share": asdict(assignment.share)}
+        share = {"cpus": assignment.share.cpus, "gpus": assignment.share.gpus}
+        return {"number": assignment.number, "values": assignment.values, "share": share}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Do nothing: the study already knows."""

@@ -24,6 +24,7 @@ from search.space import Domain, Scalar, contains, ordered, published_values, sp
 
 _FIXED, _ROLE, _RUNG, _DECISION, _LEADER = "fixed", "role", "rung:", "decision", "variant_of"
 _FAILURE_KIND, _FAILURE_MESSAGE, _ENLARGED, _MEMORY = "failure_kind", "failure_message", "enlarged", "memory"
+_SEARCHED = "searched_seconds"  # of the study
 PUBLISHED = "published"
 
 
@@ -217,6 +218,16 @@ def best_trials(study: optuna.Study, count: int) -> list[FrozenTrial]:
     if not done:
         raise KinemicError(f"no trial of {study.study_name} has finished yet; look at `kinemic search status`")
     return sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.number))[:count]
+
+
+def searched_seconds(study: optuna.Study) -> float:
+    """Return how long the search has gone on, its contenders left out, over all sittings."""
+    return float(study.user_attrs.get(_SEARCHED, 0.0))
+
+
+def keep_searched_seconds(study: optuna.Study, seconds: float) -> None:
+    """Note how long the search has gone on."""
+    study.set_user_attr(_SEARCHED, round(seconds, 3))
 
 
 def counts(study: optuna.Study) -> dict[str, int]:

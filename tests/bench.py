@@ -18,7 +18,7 @@ from search import study as studies
 from search.config import SearchConfig, validate
 from search.failures import Failure, classify
 from search.ledger import Assignment, Ledger
-from search.resources import Share
+from search.shares import Share
 from search.space import Domain, Scalar, resolve_space
 from tests import analytic
 

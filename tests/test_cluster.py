@@ -22,11 +22,12 @@ import pytest
 from cluster import connection, package
 from cluster.errors import ClusterError
 from cluster.jobs import failure
-from cluster.preflight import Resources, check_paths, check_resources, trial_resources
+from cluster.preflight import check_paths, check_resources, trial_resources
 from cluster.submit import search_command
 from kinemic import cli
 from kinemic.cli import find_groups
 from search.config import load
+from search.shares import Resources
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "examples" / "demo.yaml"
@@ -199,7 +200,7 @@ class Head:
         """Run code in an own interpreter (Ray reads the authentication mode once) with a ``client`` of this cluster."""
         script = (
             "from cluster.connection import connect; from cluster.jobs import *\n"
-            "from cluster.preflight import Resources\n"
+            "from search.shares import Resources\n"
             f"client = connect({self.address!r})\n{code}"
         )
         done = self.python("-c", script)

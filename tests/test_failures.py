@@ -11,12 +11,12 @@ from search.failures import BUG, DIVERGED, OUT_OF_MEMORY, Failure
 from search.folder import SearchFolder
 from search.ledger import Assignment, SearchStoppedError
 from search.live import trial_table
-from search.resources import Share
+from search.shares import Share
 from search.status import trial_rows
 from tests import analytic
 from tests.bench import SPACE, Bench, search
 
-TWO = Share(1.0, 0.0, 2)
+TWO = Share(1.0, 0.0, 2, Share(2.0, 0.0, 1))
 NO_MEMORY = Failure(OUT_OF_MEMORY, "MemoryError: no memory")
 
 
@@ -24,21 +24,6 @@ def started(bench: Bench) -> Assignment:
     assignment = bench.ledger.next()
     assert assignment is not None
     return assignment
-
-
-@pytest.mark.parametrize(
-    ("share", "larger"),
-    [
-        (Share(1.0, 0.25, 4), Share(1.0, 0.5, 2)),
-        (Share(2.0, 0.3, 6), Share(2.0, 0.6, 3)),
-        (Share(1.0, 0.75, 2), Share(1.0, 1.0, 1)),
-        (Share(1.0, 1.0, 2), None),
-        (Share(1.0, 0.0, 8), Share(8.0, 0.0, 1)),
-        (Share(4.0, 0.0, 1), None),
-    ],
-)
-def test_the_larger_share_is_twice_the_gpu_or_all_of_the_cpus(share: Share, larger: Share | None) -> None:
-    assert share.larger() == larger
 
 
 def test_without_a_gpu_a_trial_out_of_memory_is_tried_again_alone(tmp_path: Path) -> None:

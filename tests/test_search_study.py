@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -14,6 +15,7 @@ from kinemic.config import TrialSeeds
 from kinemic.errors import DivergedError, KinemicError
 from kinemic.progress import silent
 from kinemic.report import RungReport
+from search import ledger
 from search import study as studies
 from search.failures import Failure, classify
 from search.ledger import Assignment
@@ -261,6 +263,28 @@ def test_no_trial_starts_after_the_hours_are_over(tmp_path: Path) -> None:
     assert bench.run_all()[0].state == TrialState.WAITING
     with pytest.raises(KinemicError, match=r"no trial of analytic-.* has finished"):
         studies.best_trial(bench.study)
+
+
+def test_hours_are_counted_over_sittings_and_what_runs_when_they_are_over_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(ledger, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    bench = Bench(search(budget={"trials": 9, "hours": 1}, pruner="none"), tmp_path)
+    for _ in range(2):  # each sitting is killed after 25 minutes, another day
+        assignment = bench.ledger.next()
+        assert assignment is not None
+        now[0] += 1500
+        bench.run(assignment)
+        now[0] += 86400
+        bench.ledger = bench.sitting()
+    third = bench.ledger.next()
+    assert third is not None
+    now[0] += 601
+    bench.run(third, stop_after=1)
+    assert bench.ledger.next() is None
+    bench.ledger = bench.sitting()
+    assert [trial.state for trial in bench.run_all()] == [TrialState.COMPLETE] * 3
 
 
 def test_a_storage_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:

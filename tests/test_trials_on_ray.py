@@ -12,10 +12,14 @@ from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner, SuccessiveH
 from optuna.trial import FrozenTrial, TrialState
 from ray import cloudpickle
 
+from kinemic.reading import with_values
 from search import study as studies
+from search.again import failure_lines, fresh_seeds, plan, run_all
+from search.baselines import Contender
+from search.config import ResourcesConfig
 from search.failures import BUG
 from search.ledger import SearchStoppedError
-from search.resources import Share, connected
+from search.resources import connected, share
 from search.runner import run_trials
 from search.space import suggest
 from search.trainable import RunTrial, Work
@@ -117,8 +121,7 @@ def test_a_trial_out_of_memory_goes_on_with_a_larger_share_and_then_is_infeasibl
         pruner="none",
         sampler={"kind": "random", "seed": 2},  # 60, needs more, runs out, 60
     )
-    gpus = small.get("GPU", 0.0)
-    bench = Bench(config, tmp_path, share=Share(small["CPU"], gpus, 4 if gpus else 2))
+    bench = Bench(config, tmp_path, share=share(ResourcesConfig(cpus=small["CPU"], gpus=small.get("GPU", 0.0))))
     trials = run(bench)
     seen = set()
     for trial in trials:
@@ -133,6 +136,32 @@ def test_a_trial_out_of_memory_goes_on_with_a_larger_share_and_then_is_infeasibl
             assert (trial.state, trial.constraints) == (TrialState.COMPLETE, {})
             assert shares == ([small, large, large] if bank == analytic.NEEDS_MORE else [small] * 3)
     assert seen == set(banks["choices"])
+
+
+def test_a_run_on_fresh_seeds_that_is_out_of_memory_is_tried_once_with_the_larger_share(tmp_path: Path) -> None:
+    config = search(resources={"cpus": 0.5, "gpus": 0.25})
+    banks = {
+        "fits": 60,
+        "needs_more": analytic.NEEDS_MORE,
+        "runs_out": analytic.RUNS_OUT,
+        "diverges": analytic.DIVERGES,
+    }
+    found = [Contender(key, key, with_values(config.trial, {"loss.bank_size": bank})) for key, bank in banks.items()]
+    runs = plan(found, [fresh_seeds(0, "test", k, judges=2) for k in range(2)], tmp_path / "again")
+    work = Work(analytic.inputs(tmp_path), config.trial, config.seeds, tmp_path, analytic.run_trial)
+    seen: list[tuple[int, int]] = []
+    results = run_all(runs, work, share(config.resources), lambda *count: seen.append(count))
+    assert {key: failure_lines(row) for key, row in results.items()} == {
+        "fits": (),
+        "needs_more": (),
+        "runs_out": ("out of memory: MemoryError: no memory for the bank",) * 2,
+        "diverges": ("diverged: DivergedError: loss is nan",) * 2,
+    }
+    small, large = {"CPU": 0.5, "GPU": 0.25}, {"CPU": 0.5, "GPU": 0.5}
+    for run in runs["needs_more"]:
+        assert analytic.shares(run.workdir) == [small, large, large]
+    assert seen[0] == (0, 8)
+    assert seen[-1] == (8, 8)
 
 
 def test_a_trial_goes_on_where_the_device_is_another_one(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
 from search import study as studies
-from search.resources import Share
+from search.shares import Share
 from tests import analytic
 from tests.bench import SPACE, Bench, search
 from tests.faults.settings import THOROUGH
@@ -28,7 +28,7 @@ WRITES = (
     "set_trial_user_attr",
 )
 BANKS = {"type": "categorical", "choices": [60, 61, 62, analytic.FINDS_NOTHING, analytic.RUNS_OUT]}
-SHARE = Share(1.0, 0.0, 2)
+SHARE = Share(1.0, 0.0, 2, Share(2.0, 0.0, 1))
 
 
 class DriverDiedError(Exception):

@@ -1,0 +1,125 @@
+"""How a cluster is divided among trials, node by node; and a real Ray of several nodes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+
+from kinemic.errors import KinemicError
+from search.config import ResourcesConfig
+from search.ledger import _Open
+from search.resources import connected, share
+from search.runner import run_trials
+from search.shares import Resources, Share, divide
+from search.trainable import Work
+from tests import analytic
+from tests.bench import SPACE, Bench, search
+
+LAPTOP, BIG, SMALL = Resources(2, 0), Resources(8, 0), Resources(3, 0)
+ONE_GPU, TWO_GPUS = Resources(16, 1), Resources(16, 2)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "expected"),
+    [
+        ([LAPTOP], {}, Share(1, 0, 2, Share(2, 0, 1))),
+        ([Resources(1, 0)] * 4, {}, Share(1, 0, 4)),  # each is alone on its node already
+        ([BIG, SMALL], {"cpus": 2}, Share(2, 0, 5, Share(8, 0, 1))),
+        ([SMALL, SMALL], {"cpus": 2}, Share(2, 0, 2)),  # six CPUs, but no third pair on one node
+        ([BIG], {"max_concurrent": 3}, Share(1, 0, 3, Share(3, 0, 1))),
+        ([BIG], {"cpus": 8}, Share(8, 0, 1)),
+        ([ONE_GPU], {}, Share(1, 0.25, 4, Share(1, 0.5, 2))),
+        ([ONE_GPU], {"gpus": 1}, Share(1, 1, 1)),
+        ([ONE_GPU], {"gpus": 0.1}, Share(1, 0.1, 10, Share(1, 0.2, 5))),
+        ([TWO_GPUS], {"gpus": 0.3}, Share(1, 0.3, 6, Share(1, 0.6, 2))),
+        ([TWO_GPUS], {"gpus": 0.75}, Share(1, 0.75, 2, Share(1, 1.0, 2))),
+        ([ONE_GPU] * 4, {}, Share(1, 0.25, 16, Share(1, 0.5, 3))),
+        ([ONE_GPU, BIG], {}, Share(1, 0.25, 4, Share(1, 0.5, 2))),  # the node without a GPU holds no trial
+        ([ONE_GPU, BIG], {"gpus": 0}, Share(1, 0, 24, Share(16, 0, 1))),
+        ([Resources(2, 4)], {}, Share(1, 0.25, 2, Share(1, 0.5, 1))),
+    ],
+)
+def test_a_cluster_is_divided_node_by_node(nodes: list[Resources], asked: dict[str, float], expected: Share) -> None:
+    assert divide(nodes, ResourcesConfig.model_validate(asked)) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked"),
+    [([SMALL, SMALL], {"cpus": 4}), ([BIG, ONE_GPU], {"cpus": 32}), ([BIG], {"gpus": 0.5}), ([], {})],
+)
+def test_a_trial_that_fits_no_single_node_is_refused(nodes: list[Resources], asked: dict[str, float]) -> None:
+    with pytest.raises(KinemicError, match=r"a trial takes .* no node of Ray has that much: there are .*; lower"):
+        divide(nodes, ResourcesConfig.model_validate(asked))
+
+
+@pytest.mark.parametrize("nodes", [[ONE_GPU], [ONE_GPU] * 4, [TWO_GPUS, ONE_GPU]])
+@pytest.mark.parametrize("gpus", [0.1, 0.25, 0.3, 0.5, 0.75])
+def test_what_the_ledger_lets_start_finds_room_wherever_the_others_lie(
+    nodes: list[Resources], gpus: float, tmp_path: Path
+) -> None:
+    part = divide(nodes, ResourcesConfig(gpus=gpus))
+    assert part.larger is not None
+    ledger = Bench(search(), tmp_path, share=part).ledger
+    rng, used, started = random.Random(0), [0.0] * sum(int(node.gpus) for node in nodes), 0
+    placed: list[tuple[int, Share]] = []
+    for _ in range(400):
+        wanted = part.larger if rng.random() < 0.3 else part
+        if not ledger._fits(wanted):
+            if placed:  # a trial ends
+                gpu, other = placed.pop(rng.randrange(len(placed)))
+                used[gpu] -= other.gpus
+                ledger._open.pop(next(n for n, each in ledger._open.items() if each.share == other))
+            continue
+        room = [gpu for gpu, taken in enumerate(used) if taken + wanted.gpus <= 1 + 1e-9]
+        assert room, f"{wanted} finds no room in {used}"
+        gpu = rng.choice(room)
+        used[gpu] += wanted.gpus
+        placed.append((gpu, wanted))
+        started += 1
+        ledger._open[started] = _Open(None, wanted)  # type: ignore[arg-type]
+    assert started > 100
+
+
+@pytest.fixture(scope="module")
+def several_nodes() -> Iterator[None]:
+    cloudpickle.register_pickle_by_value(analytic)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
+    try:
+        cluster.add_node(num_cpus=2, num_gpus=0)
+        cluster.wait_for_nodes()
+        with connected(cluster.address):
+            yield
+    finally:
+        cluster.shutdown()
+        cloudpickle.unregister_pickle_by_value(analytic)
+
+
+@pytest.mark.usefixtures("several_nodes")
+def test_trials_on_several_nodes_take_what_one_node_has_also_when_out_of_memory(tmp_path: Path) -> None:
+    assert share(ResourcesConfig()) == Share(1, 0, 3, Share(2, 0, 1))
+    assert share(ResourcesConfig(cpus=2)).max_concurrent == 1
+    with pytest.raises(KinemicError, match=r"takes 3 CPUs .* there are .*1 x 2 CPUs and 0 GPUs"):
+        share(ResourcesConfig(cpus=3))
+    config = search(
+        space={**SPACE, "loss.bank_size": {"type": "categorical", "choices": [60, analytic.NEEDS_MORE]}},
+        budget={"trials": 4},
+        pruner="none",
+        sampler={"kind": "random", "seed": 2},
+    )
+    bench = Bench(config, tmp_path, share=share(config.resources))
+    folder = tmp_path / "trials"
+    run_trials(
+        bench.ledger, Work(analytic.inputs(folder), config.trial, config.seeds, folder, analytic.run_trial), tmp_path
+    )
+    trials = bench.study.get_trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    enlarged = [t.number for t in trials if t.params["loss.bank_size"] == analytic.NEEDS_MORE]
+    assert enlarged
+    for number in enlarged:
+        assert analytic.shares(bench.ledger.workdir(number)) == [{"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 2.0}]
