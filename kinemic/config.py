@@ -101,14 +101,21 @@ class SplitConfig(Frozen):
             raise ValueError(f"subjects {sorted(shared)} are in train and in dev; a dev subject must be unseen")
         return self
 
-    def cost(self, trials: int) -> str:
-        """Return what k-fold dev costs, a line to show before it starts; empty without folds."""
-        if self.folds is None:
+    def cost(self, trials: int = 0, repetitions: int = 1, again: int = 0) -> str:
+        """Return what k-fold dev costs, a line to show before it starts; empty without folds or runs.
+
+        ``trials`` have so many ``repetitions`` each; ``again`` counts runs on fresh seeds, of one repetition.
+        """
+        counted = [f"{trials} trial{'s' * (trials > 1)}"] * (trials > 0) + [f"{again} runs on fresh seeds"] * (
+            again > 0
+        )
+        if self.folds is None or not counted:
             return ""
+        each, whole = trials * repetitions + again, trials + again
         return (
-            f"dev is {self.folds}-fold: each of {trials} trials adapts, generates and classifies {self.folds} times, "
-            f"and adapts and generates once more with all shots: {trials * (self.folds + 1)} adaptations a repetition; "
-            f"a split with dev clips of its own would take {trials}"
+            f"dev is {self.folds}-fold: {' and '.join(counted)} adapt, generate and classify {self.folds} times for "
+            f"each adaptation seed, and adapt once more with all shots: at most {each * self.folds + whole} "
+            f"adaptations; a split with dev clips of its own would take {each}"
         )
 
 
@@ -289,6 +296,11 @@ class TrialConfig(Frozen):
     def adapts(self) -> bool:
         """Whether a generator is fine-tuned and scored, rung by rung."""
         return self.synthesis.clips_per_class > 0 and self.synthesis.source == "adapted"
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is fine-tuned: a generator, or what finds the windows of a baseline."""
+        return self.adapts or (self.synthesis.clips_per_class > 0 and self.synthesis.source == "mined_windows")
 
     @property
     def scored_rungs(self) -> tuple[int, ...]:

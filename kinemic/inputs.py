@@ -20,7 +20,7 @@ from kinemic.pretrain import pretrain
 from kinemic.prior import load_prior
 from kinemic.progress import ProgressCallback, silent
 from kinemic.report import TrialInputs
-from kinemic.store import STAGES
+from kinemic.store import CAPTIONS, STAGES
 from kinemic.text import CachedEncoder, TextEncoder, build_encoder, load_encoder, save_encoder
 
 
@@ -36,7 +36,7 @@ def prepare_inputs(
     encoder, encoder_folder = prepare_encoder(experiment.text, source, root, device)
     check_captions(encoder, source, Corpus.open(trial_data))
     prior = prepare_prior(experiment.prior, source, encoder, root, device, progress)
-    return TrialInputs(source.path, trial_data, prior, encoder_folder, root / "captions", root / STAGES)
+    return TrialInputs(source.path, trial_data, prior, encoder_folder, root / CAPTIONS, root / STAGES)
 
 
 def prepare_trial_data(data: DataConfig, root: Path, progress: ProgressCallback = silent) -> Path:
@@ -100,7 +100,7 @@ def prepare_encoder(config: TextConfig, source: Corpus, root: Path, device: str)
     if not folder.exists():
         captions = [c for captions in source.captions for c in captions]
         save_encoder(build_encoder(config, captions, device), config, folder)
-    return CachedEncoder(load_encoder(folder, device), root / "captions"), folder
+    return CachedEncoder(load_encoder(folder, device), root / CAPTIONS), folder
 
 
 def _split_key(target: Corpus, split: SplitConfig) -> str:

@@ -1,7 +1,8 @@
 """What stages of trials have made, kept by what it depends on: another trial that needs the same takes it from here.
 
 One file a result, ``STAGE/KEY.safetensors``, written whole or not at all. So workers may write at once: of two that
-make the same, the later file replaces an equal one. Which results stay is decided by when they were last used.
+make the same, the later file replaces an equal one. Caption embeddings lie beside them, one database an encoder. Which
+results stay is decided by when they were last used.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GIGABYTE: Final = 10**9
+DEFAULT_LIMIT_GB: Final = 20.0
 STAGES: Final = "stages"  # the folder's name, in the folder of all that is prepared once
+CAPTIONS: Final = f"{STAGES}/captions"  # of the same
+DATABASE: Final = ".sqlite"  # how the names of caption embeddings end
 VERSION: Final = 1  # of the code whose results are kept; raised where the same settings come to give other numbers
 _ABANDONED = 24 * 3600.0  # seconds after which what is half written has no writer any more
 
@@ -102,17 +106,26 @@ def collect(folder: Path, limit: int) -> Usage:
     for path, size, used in sorted(found, key=lambda result: result[2]):
         if excess <= 0:
             break
-        path.unlink(missing_ok=True)
-        excess -= size
-        removed.append((path, size, used))
+        if _remove(path):
+            excess -= size
+            removed.append((path, size, used))
     _remove_abandoned(folder)
     return _sum(removed)
+
+
+def _remove(path: Path) -> bool:
+    if path.suffix == DATABASE:
+        from kinemic.text_cache import forget  # NumPy
+
+        return forget(path)
+    path.unlink(missing_ok=True)
+    return True
 
 
 def _results(folder: Path) -> list[tuple[Path, int, float]]:
     """Every result with its size and when it was last used."""
     found = []
-    for path in folder.glob("*/*.safetensors"):
+    for path in (*folder.glob("*/*.safetensors"), *folder.glob(f"*/*{DATABASE}")):
         try:
             state = path.stat()
         except FileNotFoundError:  # another process has just removed it

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinemic.errors import DataError
+from kinemic.store import DATABASE
 
 if TYPE_CHECKING:
     from kinemic.text import TextEncoder
@@ -45,7 +47,7 @@ class CachedEncoder:
     def file(self) -> Path:
         """The cache file; the hash keeps ids apart that differ only in characters no file name has."""
         safe = re.sub("[^A-Za-z0-9._-]", "_", self.id)
-        return self.folder / f"{safe}-{hashlib.blake2b(self.id.encode(), digest_size=4).hexdigest()}.sqlite"
+        return self.folder / f"{safe}-{hashlib.blake2b(self.id.encode(), digest_size=4).hexdigest()}{DATABASE}"
 
     def encode(self, captions: Sequence[str]) -> NDArray[np.float32]:
         """Return one row per caption, (n, E). Raises DataError where the cache can't be written or is damaged."""
@@ -72,6 +74,8 @@ class CachedEncoder:
                 database.execute(
                     "CREATE TABLE IF NOT EXISTS embeddings (caption TEXT PRIMARY KEY, vector BLOB NOT NULL)"
                 )
+                with suppress(OSError):  # of another user: it may be read all the same
+                    os.utime(self.file)  # what is in use is forgotten last
                 yield database
         except (OSError, sqlite3.Error) as error:
             raise DataError(
@@ -89,3 +93,18 @@ class CachedEncoder:
                         f"{self.file}: holds rows of {len(row)} numbers, {self.id} has {self.dim}; delete it"
                     )
                 yield caption, row
+
+
+def forget(file: Path) -> bool:
+    """Empty a cache's database; returns whether that was done, since one that is being used or damaged stays.
+
+    The file itself stays too: processes may have it open, and would share a journal with a new one of its name.
+    """
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=0)) as database:
+            with database:
+                database.execute("DELETE FROM embeddings")
+            database.execute("VACUUM")
+    except sqlite3.Error:
+        return False
+    return True

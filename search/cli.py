@@ -11,6 +11,7 @@ import click
 from kinemic.commands import options
 from kinemic.console import console, progress_bars
 from kinemic.errors import KinemicError
+from kinemic.store import DEFAULT_LIMIT_GB
 
 if TYPE_CHECKING:
     import optuna
@@ -44,11 +45,12 @@ def run(file: Path, settings: tuple[str, ...], runs: Path, resume: bool) -> None
 
     config = load(file, settings)
     from search import runner
+    from search.costs import cost_of_search
 
+    _say(cost_of_search(config, runs))
     with progress_bars() as progress:
         begin = runner.start_or_reopen if resume else runner.start
         prepared = begin(config, runs, progress=progress)
-    _say_cost(config)
     _go_on(prepared, runs)
 
 
@@ -99,7 +101,10 @@ def noise(
 def resume(name: str, runs: Path) -> None:
     """Go on with the search NAME: finished trials stay, interrupted ones continue from their last rung."""
     from search import runner
+    from search.costs import cost_of_search
+    from search.folder import find
 
+    _say(cost_of_search(find(runs, name).config(), runs))
     with progress_bars() as progress:
         prepared = runner.reopen(name, runs, progress=progress)
     _go_on(prepared, runs)
@@ -212,9 +217,13 @@ def export(name: str, target: Path, runs: Path, register_as: str | None, no_regi
 def contenders(name: str, runs: Path) -> None:
     """Run the contenders of the search NAME again on fresh seeds; runs that are done already are not repeated."""
     from search import runner
+    from search.costs import cost_of_contenders
+    from search.folder import find
     from search.live import LiveTable, contender_table
 
-    prepared = runner.reopen(name, runs)
+    _say(cost_of_contenders(find(runs, name).config()))
+    with progress_bars() as progress:
+        prepared = runner.reopen(name, runs, progress=progress)
     with LiveTable(prepared.folder) as table:
         outcome = runner.go_on(prepared, runs, watch=table, only_contenders=True)
     console.print(contender_table(outcome.table))
@@ -232,8 +241,12 @@ def confirm(name: str, runs: Path, again: bool, without_failed: bool) -> None:
     """
     from search import confirm as confirming
     from search import runner
+    from search.costs import cost_of_confirmation
+    from search.folder import find
     from search.live import LiveTable, confirmation_table
 
+    folder = find(runs, name)
+    _say(cost_of_confirmation(folder.config(), folder))
     with progress_bars() as progress:
         prepared = runner.reopen(name, runs, progress=progress)
     with LiveTable(prepared.folder) as table:
@@ -247,12 +260,12 @@ def confirm(name: str, runs: Path, again: bool, without_failed: bool) -> None:
 @click.option(
     "--limit",
     type=click.FloatRange(0),
-    default=20.0,
+    default=DEFAULT_LIMIT_GB,
     show_default=True,
     help="Gigabytes that may stay; what was used longest ago goes first.",
 )
 def gc(runs: Path, limit: float) -> None:
-    """Remove what trials keep for each other: mined pools, adapted generators, synthetic sets, trained judges.
+    """Remove what is kept for later trials: caption embeddings, pools, adapted generators, synthetic sets, judges.
 
     Nothing of a result is lost, and it may be done while searches run: a trial that misses something makes it again.
     """
@@ -283,8 +296,7 @@ def _open(name: str, runs: Path) -> tuple[SearchConfig, SearchFolder, optuna.Stu
     return config, folder, open_study(config, folder.path, folder.state().study)
 
 
-def _say_cost(config: SearchConfig) -> None:
-    cost = config.data.split.cost(config.budget.trials)
+def _say(cost: str) -> None:
     if cost:
         click.echo(cost, err=True)
 

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from kinemic.config import ExperimentConfig, Frozen, IdList
 from kinemic.errors import ConfigError
 from kinemic.reading import load_yaml, override, parse
+from kinemic.store import DEFAULT_LIMIT_GB
 from search.space import Space, dear_paths, default_space
 from search.space_check import check_space
 
@@ -110,9 +111,11 @@ class TrackingConfig(Frozen):
 
 
 class StagesConfig(Frozen):
-    """What trials keep for each other, and for a trial that goes on: pools, adapted generators, clips, judges."""
+    """What trials keep for each other, and for one that goes on: captions, pools, adapted generators, clips, judges."""
 
-    limit_gb: float = Field(default=20.0, ge=0)  # of all searches below one folder; what was used longest ago goes
+    limit_gb: float = Field(
+        default=DEFAULT_LIMIT_GB, ge=0
+    )  # of all searches below one folder; what was used longest ago goes
 
 
 class ConfirmConfig(Frozen):

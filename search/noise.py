@@ -55,6 +55,8 @@ def measure(
     is known. Raises KinemicError where fewer than three configurations ran on every seed.
     """
     folder = SearchFolder((runs / config.name).resolve())
+    if cost := config.data.split.cost(again=design.configurations * design.adaptations * design.generations):
+        say(cost)
     inputs, source_clips = prepared or prepare(config, runs, progress)
     space = resolve_space(config.space, source_clips, config.trial.judge.profile)
     found = draw(config, space, source_clips, design.configurations)
@@ -147,7 +149,7 @@ def _run(
     """Run what is not done; returns, for configurations that failed, the first failure of each."""
     with connected(config.resources.address), sigterm_as_ctrl_c():
         part = share(config.resources)
-        costs = _Costs(config, [run for row in rows.values() for run in row], part.max_concurrent, progress, say)
+        costs = _Costs([run for row in rows.values() for run in row], part.max_concurrent, progress, say)
         costs.begin(design)
         try:
             results = run_all(rows, work, part, costs)
@@ -161,7 +163,6 @@ def _run(
 class _Costs:
     """Follows the runs: says how many there are, and once a few are through how long the others will take."""
 
-    config: SearchConfig
     jobs: Sequence[Run]
     concurrent: int
     progress: ProgressCallback
@@ -178,8 +179,6 @@ class _Costs:
             f"seeds = {runs} runs of {steps[-1]} steps, {self._ready} of them done; each is judged at {len(steps)} "
             f"rungs by {design.judges} seeds; {self.concurrent} at a time"
         )
-        if folds := self.config.data.split.cost(runs):
-            self.say(folds)
 
     def __call__(self, done: int, total: int) -> None:
         """Take how many runs are done."""

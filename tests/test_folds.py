@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from kinemic import scoring, stages
 from kinemic.bundle import GeneratorBundle
 from kinemic.classify import PROFILES
+from kinemic.cli import run as command
 from kinemic.config import ExperimentConfig, TrialSeeds
 from kinemic.data.check import check_split
 from kinemic.data.splits import TrialData, hold_out, load_trial_data
@@ -142,7 +144,48 @@ def test_a_trial_by_folds_goes_on_with_the_same_numbers(inputs: TrialInputs, tmp
     assert [(r.accuracies, r.losses) for r in again] == [(r.accuracies, r.losses) for r in whole]
 
 
-def test_the_cost_is_said() -> None:
-    assert "24 trials" in experiment().data.split.cost(24)
-    assert "72 adaptations" in experiment().data.split.cost(24)
-    assert parse(ExperimentConfig, TOY, "toy").data.split.cost(24) == ""
+@pytest.mark.parametrize(
+    ("counted", "said", "adaptations"),
+    [
+        ({"trials": 24}, "24 trials adapt", 24 * 2 + 24),
+        ({"trials": 24, "repetitions": 3}, "24 trials adapt", 24 * 6 + 24),
+        ({"trials": 4, "again": 6}, "4 trials and 6 runs on fresh seeds adapt", 10 * 2 + 10),
+        ({"again": 6}, "2-fold: 6 runs on fresh seeds adapt", 6 * 2 + 6),
+    ],
+)
+def test_the_cost_counts_adaptations(counted: dict[str, int], said: str, adaptations: int) -> None:
+    cost = experiment().data.split.cost(**counted)
+    assert said in cost
+    assert f"at most {adaptations} adaptations" in cost
+    assert parse(ExperimentConfig, TOY, "toy").data.split.cost(**counted) == experiment().data.split.cost() == ""
+
+
+def test_a_trial_adapts_as_often_as_was_said(
+    inputs: TrialInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[object] = []
+    start = stages.start_adaptation
+    monkeypatch.setattr(stages, "start_adaptation", lambda *args: (begun.append(args), start(*args))[1])
+    seeds = tuple(TrialSeeds(adaptation=k, judge=(0,)) for k in range(2))
+    list(run_trial(inputs, experiment().trial, seeds, tmp_path))
+    assert f"at most {len(begun)} adaptations" in experiment().data.split.cost(trials=1, repetitions=2)
+
+
+def test_every_command_says_the_cost_before_anything_is_prepared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = ["--runs", str(tmp_path / "runs")]
+    for words, cost in {
+        ("search", "run"): "24 trials and 6 runs on fresh seeds",
+        ("search", "noise"): "48 runs on fresh seeds",
+        ("trial", "--out", str(tmp_path / "out")): "1 trial",
+    }.items():
+        extra = {"name": "toy", "space": {"synthesis.guidance": {"type": "float", "low": 1, "high": 5}}}
+        data = TOY["data"] | {"source": {"format": "corpus", "path": str(tmp_path / "nowhere")}}
+        data["split"] = {"classes": ["wave", "squat", "kick"], "shots": 4, "folds": 2}
+        values = TOY | {"data": data} | (extra if words[0] == "search" else {})
+        (tmp_path / "toy.yaml").write_text(yaml.safe_dump(values))
+        assert command([*words, *runs, str(tmp_path / "toy.yaml")]) == 2
+        first, *_, last = capsys.readouterr().err.splitlines()
+        assert first.startswith(f"dev is 2-fold: {cost} adapt"), words
+        assert "nowhere" in last

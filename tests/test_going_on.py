@@ -122,6 +122,29 @@ def test_a_second_sitting_is_refused_and_told_who_sits(
         assert str(os.getpid()) in (folder.path / ".holder.json").read_text()
 
 
+def test_what_goes_on_with_folds_says_first_what_is_left_to_pay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = analytic.inputs(tmp_path)
+    target = {"format": "generated", "part": "target"}
+    data = {"source": {"format": "generated"}, "target": target, "split": {"folds": 3}}
+    many = [{"adaptation": k, "judge": [0]} for k in range(2)]
+    config = of(data=data, budget={"trials": 5}, seeds=many, confirm=CONFIRM | {"best": 2}, contenders={"seeds": 4})
+    opened = runner.start(config, tmp_path, prepared=(inputs, analytic.SOURCE_CLIPS))
+    opened.study.tell(opened.study.ask(), 0.5)
+    opened.study.ask()  # still runs
+    (tmp_path / "cache").touch()  # nothing can be prepared again
+    for word, cost in {
+        "resume": "4 trials and 8 runs on fresh seeds adapt",
+        "contenders": "8 runs on fresh seeds adapt",
+        "confirm": "18 runs on fresh seeds adapt",  # two best, windows, single stream, the published pool and another
+    }.items():
+        assert command(["search", word, NAME, "--runs", str(tmp_path)]) == 2
+        first, *_, last = capsys.readouterr().err.splitlines()
+        assert first.startswith(f"dev is 3-fold: {cost}"), word
+        assert last.startswith("error: "), word
+
+
 def test_a_start_beside_another_leaves_no_trace(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     with pytest.raises(KinemicError, match=f"process {holder.pid}"):
         runner.start(of(), tmp_path, prepared=(analytic.inputs(tmp_path), analytic.SOURCE_CLIPS))

@@ -7,8 +7,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +23,7 @@ from kinemic.prior import load_prior, save_prior
 from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs
 from kinemic.store import StageStore, collect, digest, usage
+from kinemic.text_cache import CachedEncoder
 from kinemic.trial import run_trial
 from tests.toy import toy_experiment
 
@@ -204,6 +207,46 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
     assert collect(tmp_path, int(2.5 * ONE_MEBIBYTE)).total == 0
     assert collect(tmp_path, 0).files == {"adapted": 2}
     assert usage(tmp_path).total == 0
+
+
+def encoder_of(name: str, folder: Path, width: int) -> CachedEncoder:
+    """A cached encoder of constant rows."""
+    inner = SimpleNamespace(id=name, dim=width, encode=lambda captions: np.ones((len(captions), width), np.float32))
+    return CachedEncoder(inner, folder / "captions")
+
+
+def test_captions_are_forgotten_too_when_they_were_not_used_for_longest(tmp_path: Path) -> None:
+    import os
+
+    captions = [f"a person waves {n} times" for n in range(50)]
+    old, new = (encoder_of(name, tmp_path, ONE_MEBIBYTE // 200) for name in ("old", "new"))
+    for encoder in (old, new):
+        encoder.encode(captions)
+    filled(tmp_path, {"a": ONE_MEBIBYTE})
+    for age, encoder in enumerate((new, old)):
+        os.utime(encoder.file, (2000 + age, 2000 + age))
+    new.encode(captions[:1])  # in use again
+    removed = collect(tmp_path, int(1.5 * ONE_MEBIBYTE))
+    assert removed.files == {"adapted": 1, "captions": 1}
+    assert new.file.stat().st_size > ONE_MEBIBYTE > 100_000 > old.file.stat().st_size
+    assert np.array_equal(old.encode(captions), new.encode(captions))
+
+
+def test_captions_that_are_being_written_stay(tmp_path: Path) -> None:
+    encoder = encoder_of("x", tmp_path, 8)
+    encoder.encode(["a person waves"])
+    with encoder._database() as database, database:
+        database.execute("DELETE FROM embeddings WHERE caption = 'none'")  # takes the write lock
+        assert collect(tmp_path, 0).total == 0
+    encoder.file.write_bytes(b"damaged, and not ours to judge")
+    assert collect(tmp_path, 0).total == 0
+    assert encoder.file.exists()
+
+
+def test_a_search_keeps_captions_within_the_limit_too(prepared: TrialInputs) -> None:
+    assert prepared.stages is not None
+    assert prepared.cache.parent == prepared.stages
+    assert usage(prepared.stages).files["captions"] == 1
 
 
 def test_what_killed_writers_left_goes_after_a_day(tmp_path: Path) -> None:

@@ -30,11 +30,11 @@ def trial(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
     """
     from kinemic.trial import run_trial
 
+    experiment = load_experiment(file, settings)
+    if cost := experiment.data.split.cost(trials=1, repetitions=len(experiment.seeds)):
+        click.echo(cost, err=True)
     with interruptible("finished rungs are kept"), progress_bars() as progress:
-        experiment, inputs, device = _prepared(file, settings, runs, device, out, progress)
-        cost = experiment.data.split.cost(trials=1)
-        if cost:
-            click.echo(cost, err=True)
+        inputs, device = _prepared(experiment, runs, device, out, progress)
         reports = list(run_trial(inputs, experiment.trial, experiment.seeds, out, device, progress))
     console.print(_rung_table(reports))
     show_warnings(warning for report in reports for warning in report.warnings)
@@ -51,8 +51,9 @@ def adapt(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
     from kinemic.material import Material, mine_pools, start_adaptation
     from kinemic.stages import generator_bundle
 
+    experiment = load_experiment(file, settings)
     with progress_bars() as progress:
-        experiment, inputs, device = _prepared(file, settings, runs, device, out, progress)
+        inputs, device = _prepared(experiment, runs, device, out, progress)
         material = Material.open(inputs, device)
         mined = mine_pools(material, experiment.trial.mining) if experiment.trial.loss.mines else None
         adaptation = start_adaptation(material, mined, experiment.trial, experiment.seeds[0], device)
@@ -131,15 +132,14 @@ def classify(file: Path, settings: tuple[str, ...], runs: Path, device: str | No
 
 
 def _prepared(
-    file: Path, settings: tuple[str, ...], runs: Path, device: str | None, out: Path, progress: ProgressCallback
-) -> tuple[ExperimentConfig, TrialInputs, str]:
+    experiment: ExperimentConfig, runs: Path, device: str | None, out: Path, progress: ProgressCallback
+) -> tuple[TrialInputs, str]:
     from kinemic.device import resolve_device
     from kinemic.inputs import prepare_inputs
 
-    experiment = load_experiment(file, settings)
     device = resolve_device(device)
     need_writable(out)
-    return experiment, prepare_inputs(experiment, runs / "cache", device, progress), device
+    return prepare_inputs(experiment, runs / "cache", device, progress), device
 
 
 def _read_synthetic(folder: Path, classes: tuple[str, ...]):  # type: ignore[no-untyped-def]
