@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,13 +21,16 @@ FILE = "trial.json"
 def identity(inputs: TrialInputs, config: TrialConfig, seeds: Sequence[TrialSeeds]) -> dict[str, Any]:
     """Return what a trial's numbers depend on: settings, seeds, and what those of its inputs that are there hold.
 
-    Clips go by their content, wherever they lie. A prior goes by how it was made, so one made again by the same recipe
-    is the same here; ``Adaptation.restore`` checks its weights.
+    Clips go by their content, wherever they lie. A prior goes by how it was made and by its statistics, which come from
+    files of their own; ``Adaptation.restore`` checks its weights.
     """
     corpora = {"source": inputs.source, "trial_data": inputs.trial_data}
     found: dict[str, Any] = {name: Corpus.open(path).content_hash for name, path in corpora.items() if path.is_dir()}
     if inputs.prior.is_file():
-        found["prior"] = {key: value for key, value in checkpoint.read_meta(inputs.prior).items() if key != "version"}
+        tensors, meta = checkpoint.load(inputs.prior)
+        statistics = b"".join(tensors[f"statistics.{name}"].numpy().tobytes() for name in ("mean", "std"))
+        made = {key: value for key, value in meta.items() if key != "version"}
+        found["prior"] = made | {"statistics": hashlib.blake2b(statistics, digest_size=8).hexdigest()}
     named = {str(repetition): each.model_dump(mode="json") for repetition, each in enumerate(seeds)}
     return {"trial": config.model_dump(mode="json"), "seeds": named, "inputs": found}
 

@@ -124,7 +124,7 @@ def test_other_shots_share_nothing_but_the_pools(inputs: TrialInputs, tmp_path: 
     run(inputs, tmp_path / "a")
     split = EXPERIMENT.data.split.model_copy(update={"shots": 1})
     other = EXPERIMENT.model_copy(update={"data": EXPERIMENT.data.model_copy(update={"split": split})})
-    fewer = replace(prepare_inputs(other, inputs.cache.parent), stages=inputs.stages)
+    fewer = replace(prepare_inputs(other, inputs.cache.parent.parent), stages=inputs.stages)
     run(fewer, tmp_path / "b")
     assert made(inputs) == {"pools": 1, "adapted": 4, "synthetic": 4, "judged": 4}
 

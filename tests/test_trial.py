@@ -19,10 +19,12 @@ from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.splits import load_trial_data, make_test_data
 from kinemic.errors import CheckpointError, ConfigError, DataError, FirewallError
 from kinemic.inputs import prepare_inputs
+from kinemic.motion import Statistics
+from kinemic.prior import load_prior, save_prior
 from kinemic.reading import with_values
 from kinemic.report import REPORTS, RungReport, TrialInputs
 from kinemic.stages import ADAPTED
-from kinemic.store import STAGES
+from kinemic.store import DATABASE, STAGES
 from kinemic.trial import run_trial
 from tests.toy import toy_experiment
 
@@ -153,6 +155,18 @@ def test_without_generated_clips_only_the_judge_runs(inputs: TrialInputs, tmp_pa
     assert np.mean([row["dev_accuracy"] for row in classes]) == pytest.approx(report.dev_accuracy)
 
 
+def test_what_a_prior_of_other_statistics_left_is_not_replayed(
+    finished: tuple[Path, list[RungReport]], inputs: TrialInputs, tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "trial")
+    prior = load_prior(inputs.prior)
+    moved = Statistics(prior.statistics.mean_F + 1, prior.statistics.std_F)
+    save_prior(replace(prior, statistics=moved), tmp_path / "prior.safetensors")
+    other = replace(inputs, prior=tmp_path / "prior.safetensors")
+    with pytest.raises(ConfigError, match=r"another trial \(inputs\.prior\.statistics is"):
+        next(iter(run_trial(other, EXPERIMENT.trial, EXPERIMENT.seeds, tmp_path / "trial")))
+
+
 def test_without_mining_terms_nothing_is_mined(inputs: TrialInputs, tmp_path: Path) -> None:
     config = with_values(EXPERIMENT.trial, {"loss.contrastive": 0, "loss.window_rec": 0, "adapt.rungs": [1]})
     (report,) = run_trial(inputs, config, (TrialSeeds(judge=(0,)),), tmp_path)
@@ -192,9 +206,14 @@ def test_a_trials_data_holds_no_clip_but_train_and_dev(inputs: TrialInputs) -> N
 
 
 def test_inputs_are_made_once_and_found_again(inputs: TrialInputs, cache: Path) -> None:
-    stamps = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
+    def stamps() -> dict[Path, Any]:
+        files = [path for path in cache.rglob("*") if path.is_file()]
+        # That captions were looked up is noted by their file's time.
+        return {path: path.read_bytes() if path.suffix == DATABASE else path.stat().st_mtime_ns for path in files}
+
+    before = stamps()
     assert prepare_inputs(EXPERIMENT, cache) == inputs
-    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()} == stamps
+    assert stamps() == before
 
 
 def test_a_prior_of_another_encoder_is_refused_with_both(inputs: TrialInputs, cache: Path) -> None:
