@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from kinemic.config import Frozen
 from kinemic.errors import KinemicError
@@ -110,6 +111,16 @@ class Noise(Frozen):
     pruning: tuple[Pruning, ...]
     clips: Literal["known", "bound"]  # which were recognised, or the most that ``with_clips`` can be
     detectable: tuple[Detectable, ...]
+
+
+def load(path: Path) -> Noise | None:
+    """Read what was measured of a search, None where nothing was. Raises KinemicError for a file that can't be read."""
+    if not path.exists():
+        return None
+    try:
+        return Noise.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise KinemicError(f"{path}: damaged, or of another version; delete it, or measure again") from error
 
 
 def report_of(

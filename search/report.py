@@ -16,7 +16,7 @@ from markupsafe import Markup
 from kinemic.errors import KinemicError
 from kinemic.files import write_text
 from kinemic.report import mean, shown
-from search import baselines, contenders
+from search import baselines, contenders, noise_report
 from search import study as studies
 from search.board import importances
 from search.figures import figures, importances_note, plotly_js
@@ -61,6 +61,7 @@ def render(folder: SearchFolder, study: optuna.Study) -> str:
         importances_note=importances_note(len(leaders)),
         contenders=contenders.load(folder.contenders_file),
         confirmation=_confirmation(folder.confirmation_file),
+        noise=noise_report.load(folder.noise_file),
         classes=class_gains(folder, study),
         confusion=_data_uri(_artifacts(folder, leaders[0].number) / "confusion.png"),
         failures=_failures(rows),

@@ -198,7 +198,8 @@ def _search(sitting: Sitting, board: Board, only_contenders: bool) -> ContenderT
     ledger = Ledger(study, config, opened.space, tracker, folder.trials, part, changed)
     ledger.reconcile()
     tracker.save_view(tuple(opened.space))
-    tracker.log_parent({}, {}, {"search.yaml": dump_tracked(config)})
+    noise = {"noise.json": folder.noise_file.read_text(encoding="utf-8")} if folder.noise_file.exists() else {}
+    tracker.log_parent({}, {}, {"search.yaml": dump_tracked(config), **noise})
     try:
         if not (ledger.finished or only_contenders):
             run_trials(ledger, sitting.work, folder.path)

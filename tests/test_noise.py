@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -32,9 +33,13 @@ from search.noise import draw, measure, recognised, seeds
 from search.noise_report import Design, Noise, verdict
 from search.ranks import Correlation
 from search.replay import Replayed
+from search.report import render
 from search.resources import connected
 from search.runner import Prepared, prepare
+from search.runner import run as run_search
 from search.space import contains, resolve_space
+from search.study import open_study
+from search.wording import percent
 from tests import analytic
 from tests.bench import SPACE
 from tests.toy import TOY
@@ -238,3 +243,25 @@ def test_the_command_shows_what_was_measured_and_computes_nothing_again(
     assert [line.split()[0] for line in lines[-5:]] == ["1", "2", "3", "5", "10"]  # repetitions
     assert "1 (this search)" in lines[-5]
     assert computed(runs) == before
+
+
+def test_the_search_that_follows_shows_what_was_measured_in_its_report_and_keeps_it_in_mlflow(
+    runs: Path, prepared: Prepared, empty_store: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs / "toy", tmp_path / "toy")
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    searched = config(budget={"trials": 1}, contenders={"seeds": 2}, pruner="none")
+    outcome = run_search(searched, tmp_path, run_trial=analytic.run_trial, prepared=prepared)
+    study = open_study(searched, outcome.folder.path, outcome.folder.state().study)
+    page = " ".join(re.sub("<[^>]*>", " ", render(outcome.folder, study).partition("<h2>Noise</h2>")[2]).split())
+    found = Noise.model_validate_json((tmp_path / "toy" / "noise.json").read_bytes())
+    for part in found.components[1:]:
+        expected = f"{part.source} seed {percent(part.sd)} {percent(part.low)} to {percent(part.high)}"
+        assert f"{expected} {percent(part.paired_sd)}" in page
+    first = found.detectable[0]
+    assert f"1 (this search) {percent(first.by_seeds)} {percent(first.with_clips)}" in page
+    (kept,) = (tmp_path / "mlflow-artifacts").rglob("noise.json")
+    assert kept.read_bytes() == outcome.folder.noise_file.read_bytes()
+    outcome.folder.noise_file.write_text('{"search": "toy"}')
+    with pytest.raises(KinemicError, match=r"noise\.json: damaged, or of another version; delete it"):
+        render(outcome.folder, study)
