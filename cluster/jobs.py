@@ -14,6 +14,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from cluster.connection import translated
 from cluster.errors import ClusterError
 from cluster.preflight import node_resources
+from search.resources import RESERVED
 from search.shares import Resources, describe
 
 SEARCH_KEY = "kinemic.search"  # metadata by which our jobs are told from others
@@ -41,7 +42,9 @@ def search_jobs(client: JobSubmissionClient) -> list[JobDetails]:
 
 def submit(client: JobSubmissionClient, job: Job) -> str:
     """Submit a job and return its id, ``SEARCH-N`` with the first free N. Raises ClusterError."""
-    runtime_env = {"working_dir": str(job.working_dir)} if job.working_dir else {}
+    runtime_env: dict[str, object] = {"working_dir": str(job.working_dir)} if job.working_dir else {}
+    if job.reserved != Resources():
+        runtime_env["env_vars"] = {RESERVED: f"{job.reserved.cpus:g},{job.reserved.gpus:g}"}
     number = _next_number(client, job.search)
     while True:
         try:

@@ -36,13 +36,20 @@ def node_resources(client: JobSubmissionClient, patience: float = REGISTER_S) ->
     return sorted(found, key=lambda node: (node.gpus, node.cpus), reverse=True)
 
 
-def trial_resources(config: SearchConfig) -> Resources:
-    """Return what one trial of a search asks for; what the search decides by itself fits wherever it runs."""
-    return Resources(config.resources.cpus or 1, config.resources.gpus or 0)
+def check_resources(nodes: list[Resources], trial: Resources, driver: Resources) -> None:
+    """Raise ClusterError where no node has, even when idle, what is asked for: Ray would let it wait for ever.
+
+    A trial must fit beside the driver, wherever Ray may put that.
+    """
+    _check(nodes, "the search itself", driver, "lower --driver-cpus and --driver-gpus")
+    places = [[*nodes[:i], node.less(driver), *nodes[i + 1 :]] for i, node in enumerate(nodes) if driver.fits(node)]
+    good = [left for left in places if any(trial.times_in(node) for node in left)]
+    beside = f" beside {driver} for the search itself" if driver != Resources() else ""
+    mend = "lower resources.cpus and resources.gpus of the file" + (", or what --driver-... keeps" if beside else "")
+    _check((good or places)[0], f"a trial{beside}", trial, mend)
 
 
-def check_resources(nodes: list[Resources], who: str, asked: Resources, mend: str) -> None:
-    """Raise ClusterError where no node has, even when idle, what is asked for: Ray would let it wait for ever."""
+def _check(nodes: list[Resources], who: str, asked: Resources, mend: str) -> None:
     if not any(asked.fits(node) for node in nodes):
         raise ClusterError(
             f"{who} asks for {asked} and no node has that much: the cluster has {describe(nodes)}; {mend}"

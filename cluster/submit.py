@@ -12,9 +12,9 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from cluster.errors import ClusterError
 from cluster.jobs import SEARCH_KEY, Job, search_jobs, submit
 from cluster.package import Upload, files_to_upload, stage
-from cluster.preflight import check_paths, check_resources, node_resources, trial_resources
+from cluster.preflight import check_paths, check_resources, node_resources
 from search.config import SearchConfig, load
-from search.shares import Resources
+from search.shares import Resources, asked
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,7 @@ def search_command(file: str, settings: tuple[str, ...], runs: str) -> str:
 def check_fits(client: JobSubmissionClient, submission: Submission) -> None:
     """Raise ClusterError where no node of the cluster could run a trial, or the search's driver."""
     nodes = node_resources(client)
-    check_resources(
-        nodes, "a trial", trial_resources(submission.config), "lower resources.cpus and resources.gpus of the file"
-    )
-    check_resources(nodes, "the search itself", submission.driver, "lower --driver-cpus and --driver-gpus")
+    check_resources(nodes, asked(nodes, submission.config.resources), submission.driver)
 
 
 def check_idle(client: JobSubmissionClient, submission: Submission) -> None:

@@ -106,9 +106,8 @@ class SplitConfig(Frozen):
 
         ``trials`` have so many ``repetitions`` each; ``again`` counts runs on fresh seeds, of one repetition.
         """
-        counted = [f"{trials} trial{'s' * (trials > 1)}"] * (trials > 0) + [f"{again} runs on fresh seeds"] * (
-            again > 0
-        )
+        counts = {f"trial{'s' * (trials > 1)}": trials, "runs on fresh seeds": again}
+        counted = [f"{count} {what}" for what, count in counts.items() if count]
         if self.folds is None or not counted:
             return ""
         each, whole = trials * repetitions + again, trials + again

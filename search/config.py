@@ -27,9 +27,7 @@ class BudgetConfig(Frozen):
     """When to stop asking for new trials."""
 
     trials: int = Field(default=24, ge=1)  # in all, the published configuration among them
-    hours: float | None = Field(
-        default=None, gt=0
-    )  # of searching, over all sittings; trials that run then are finished
+    hours: float | None = Field(default=None, gt=0)  # over all sittings; trials that run then are finished
 
 
 class SamplerConfig(Frozen):
@@ -113,9 +111,7 @@ class TrackingConfig(Frozen):
 class StagesConfig(Frozen):
     """What trials keep for each other, and for one that goes on: captions, pools, adapted generators, clips, judges."""
 
-    limit_gb: float = Field(
-        default=DEFAULT_LIMIT_GB, ge=0
-    )  # of all searches below one folder; what was used longest ago goes
+    limit_gb: float = Field(default=DEFAULT_LIMIT_GB, ge=0)  # below one --runs; what was used longest ago goes
 
 
 class ConfirmConfig(Frozen):

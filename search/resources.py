@@ -14,7 +14,9 @@ import ray
 from kinemic.errors import KinemicError
 from search.config import ResourcesConfig
 from search.messages import first_line
-from search.shares import Resources, Share, divide
+from search.shares import Resources, Share, asked, divide
+
+RESERVED = "KINEMIC_RESERVED"  # environment variable: CPUS,GPUS that the cluster keeps for this very process
 
 
 @contextmanager
@@ -59,9 +61,21 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def share(config: ResourcesConfig) -> Share:
-    """Return each trial's share of the connected cluster. Raises KinemicError where no node could hold even one."""
-    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return divide([Resources(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in there], config)
+    """Return each trial's share of the connected cluster, less what is reserved for the search itself (``RESERVED``).
+
+    Raises KinemicError where no node could hold even one trial.
+    """
+    there = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    nodes = {key: Resources(has.get("CPU", 0.0), has.get("GPU", 0.0)) for key, has in there.items()}
+    trial = asked(list(nodes.values()), config)
+    here = ray.get_runtime_context().get_node_id()
+    nodes[here] = nodes[here].less(_reserved())
+    return divide(list(nodes.values()), trial, config.max_concurrent)
+
+
+def _reserved() -> Resources:
+    cpus, _, gpus = os.environ.get(RESERVED, "").partition(",")
+    return Resources(float(cpus or 0), float(gpus or 0))
 
 
 _QUIET = {

@@ -24,10 +24,21 @@ class Resources:
         """Return whether ``other`` has at least as much of both."""
         return self.cpus <= other.cpus and self.gpus <= other.gpus
 
+    def less(self, other: Resources) -> Resources:
+        """Return what is left beside ``other``."""
+        return Resources(max(0.0, self.cpus - other.cpus), max(0.0, self.gpus - other.gpus))
+
     def times_in(self, node: Resources) -> int:
-        """Return how often this fits into a node side by side; no GPU is shared out beyond its edge."""
+        """Return how often this fits into a node side by side; nothing reaches over the edge of a GPU."""
         by_cpus = _floor(node.cpus / self.cpus)
-        return min(by_cpus, int(node.gpus) * _floor(1 / self.gpus)) if self.gpus else by_cpus
+        return min(by_cpus, sum(_floor(free / self.gpus) for free in node.each_gpu)) if self.gpus else by_cpus
+
+    @property
+    def each_gpu(self) -> list[float]:
+        """What is free on each GPU: all of it, but for one of which a part is taken."""
+        whole = _floor(self.gpus)
+        part = self.gpus - whole
+        return [1.0] * whole + [part] * (part > _ROUNDING)
 
     def __str__(self) -> str:
         return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
@@ -51,21 +62,28 @@ def describe(nodes: Sequence[Resources]) -> str:
     return ", ".join(f"{count} x {node}" for node, count in kinds.items())
 
 
-def divide(nodes: Sequence[Resources], config: ResourcesConfig) -> Share:
-    """Return each trial's share of these nodes. Raises KinemicError where no node could hold even one trial."""
-    quarter = GPU_SHARE if any(node.gpus for node in nodes) else 0.0
-    trial = Resources(
+def asked(nodes: Sequence[Resources], config: ResourcesConfig) -> Resources:
+    """Return what one trial asks for; what the configuration leaves open is decided by what the nodes have in all."""
+    part_of_gpu = GPU_SHARE if any(node.gpus for node in nodes) else 0.0
+    return Resources(
         1.0 if config.cpus is None else config.cpus,
-        quarter if config.gpus is None else config.gpus,
+        part_of_gpu if config.gpus is None else config.gpus,
     )
+
+
+def divide(nodes: Sequence[Resources], trial: Resources, most: int | None = None) -> Share:
+    """Return each trial's share of nodes where it asks for ``trial``, and at most ``most`` run at a time.
+
+    Raises KinemicError where no node could hold even one.
+    """
     holding = [node for node in nodes if trial.times_in(node)]
     if not holding:
         raise KinemicError(
-            f"resources: a trial takes {trial} and no node of Ray has that much: there are {describe(nodes)}; "
+            f"resources: a trial takes {trial} and no node of Ray has that much free: there are {describe(nodes)}; "
             "lower resources.cpus or resources.gpus"
         )
     fit = sum(trial.times_in(node) for node in holding)
-    concurrent = min(fit, config.max_concurrent or fit)
+    concurrent = min(fit, most or fit)
     larger = _larger_gpu(trial, concurrent, holding) if trial.gpus else _all_cpus(trial, concurrent, holding)
     return Share(trial.cpus, trial.gpus, concurrent, larger)
 
@@ -79,15 +97,17 @@ def _all_cpus(trial: Resources, concurrent: int, nodes: Sequence[Resources]) -> 
 def _larger_gpu(trial: Resources, concurrent: int, nodes: Sequence[Resources]) -> Share | None:
     """Twice the GPU, at most a whole one, and so few at a time that each finds its room on one GPU.
 
-    Small trials may lie anywhere. Where more slots are free in all than parts - 1 on each GPU, some GPU has ``parts``.
+    Small trials may lie anywhere: each GPU that could hold a larger one may just lack one slot for it.
     """
-    if trial.gpus >= 1:
+    gpus, there = min(1.0, 2 * trial.gpus), [free for node in nodes for free in node.each_gpu]
+    if trial.gpus >= 1 or max(there) < gpus - _ROUNDING:
         return None
-    gpus = min(1.0, 2 * trial.gpus)
-    slots = _floor(1 / trial.gpus)
-    parts = min(slots, math.ceil(gpus / trial.gpus - _ROUNDING))
-    cost = sum(int(node.gpus) for node in nodes) * (parts - 1) + 1
-    return Share(trial.cpus, gpus, max(1, concurrent // cost))
+    slots = [_floor(free / trial.gpus) for free in there]
+    parts = min(max(slots), math.ceil(gpus / trial.gpus - _ROUNDING))
+    useless = [
+        each if free < gpus - _ROUNDING else min(each, parts - 1) for free, each in zip(there, slots, strict=True)
+    ]
+    return Share(trial.cpus, gpus, max(1, concurrent // (sum(useless) + 1)))
 
 
 def _floor(quotient: float) -> int:

@@ -22,7 +22,7 @@ import pytest
 from cluster import connection, package
 from cluster.errors import ClusterError
 from cluster.jobs import failure
-from cluster.preflight import check_paths, check_resources, trial_resources
+from cluster.preflight import check_paths, check_resources
 from cluster.submit import search_command
 from kinemic import cli
 from kinemic.cli import find_groups
@@ -125,14 +125,26 @@ def test_a_path_that_only_this_machine_has_is_refused() -> None:
     check_paths(load(DEMO, ["text={encoder: open_clip, pretrained: openai}"]), set())
 
 
+NOBODY = Resources()
+
+
 def test_a_trial_that_no_node_can_hold_is_refused_with_both_values() -> None:
     nodes = [Resources(8, 0), Resources(4, 1), Resources(4, 1)]
-    asked = trial_resources(load(DEMO, ["resources.cpus=6", "resources.gpus=0.5"]))
     with pytest.raises(ClusterError, match=r"6 CPUs and 0\.5 GPUs .* 1 x 8 CPUs and 0 GPUs, 2 x 4 CPUs and 1 GPUs"):
-        check_resources(nodes, "a trial", asked, "ask for less")
-    check_resources(nodes, "a trial", Resources(4, 0.5), "ask for less")
+        check_resources(nodes, Resources(6, 0.5), NOBODY)
+    check_resources(nodes, Resources(4, 0.5), NOBODY)
     with pytest.raises(ClusterError, match="no live node"):
-        check_resources([], "a trial", Resources(1, 0), "ask for less")
+        check_resources([], Resources(1, 0), NOBODY)
+
+
+def test_a_trial_must_fit_beside_the_search_itself() -> None:
+    lonely = [Resources(8, 1)]
+    with pytest.raises(ClusterError, match=r"a trial beside 0 CPUs and 1 GPUs for the search itself asks for .*8 CPUs"):
+        check_resources(lonely, Resources(1, 0.25), Resources(0, 1))
+    check_resources(lonely, Resources(1, 0.25), Resources(0, 0.5))
+    check_resources([*lonely, Resources(1, 0.25)], Resources(1, 0.25), Resources(0, 1))
+    with pytest.raises(ClusterError, match="the search itself asks for 0 CPUs and 2 GPUs"):
+        check_resources(lonely, Resources(1, 0.25), Resources(0, 2))
 
 
 def test_a_failed_job_says_its_own_last_error() -> None:
@@ -350,6 +362,27 @@ def test_a_job_that_waits_for_a_gpu_nobody_has_is_given_up_with_the_reason(head:
     )
     assert "greedy-1 had not started after 3 s: it asks for 0 CPUs and 1 GPUs" in said
     assert "the cluster has 1 x 2 CPUs and 0 GPUs" in said
+
+
+def test_trials_share_what_a_job_leaves_beside_itself(head: Head) -> None:
+    folder = head.folder / "beside"
+    folder.mkdir()
+    (folder / "shares.py").write_text(
+        "from search.config import ResourcesConfig\n"
+        "from search.resources import connected, share\n"
+        "with connected('auto'):\n"
+        "    print(share(ResourcesConfig()))\n"
+        "    share(ResourcesConfig(cpus=2))\n"
+    )
+    said = head.job(
+        "import time; from pathlib import Path\n"
+        f"job = submit(client, Job('beside', 'python shares.py', Path({str(folder)!r}), Resources(1, 0)))\n"
+        "while details(client, job).status in ('PENDING', 'RUNNING'):\n"
+        "    time.sleep(0.5)\n"
+        "print(client.get_job_logs(job))"
+    )
+    assert "Share(cpus=1.0, gpus=0.0, max_concurrent=1, larger=None)" in said
+    assert "a trial takes 2 CPUs and 0 GPUs and no node of Ray has that much free: there are 1 x 1 CPUs" in said
 
 
 def test_a_search_that_wants_an_absent_gpu_is_refused_before_anything_is_uploaded(head: Head) -> None:

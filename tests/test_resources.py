@@ -16,7 +16,7 @@ from search.config import ResourcesConfig
 from search.ledger import _Open
 from search.resources import connected, share
 from search.runner import run_trials
-from search.shares import Resources, Share, divide
+from search.shares import Resources, Share, asked, divide
 from search.trainable import Work
 from tests import analytic
 from tests.bench import SPACE, Bench, search
@@ -25,8 +25,13 @@ LAPTOP, BIG, SMALL = Resources(2, 0), Resources(8, 0), Resources(3, 0)
 ONE_GPU, TWO_GPUS = Resources(16, 1), Resources(16, 2)
 
 
+def shared_out(nodes: list[Resources], **settings: float) -> Share:
+    config = ResourcesConfig.model_validate(settings)
+    return divide(nodes, asked(nodes, config), config.max_concurrent)
+
+
 @pytest.mark.parametrize(
-    ("nodes", "asked", "expected"),
+    ("nodes", "settings", "expected"),
     [
         ([LAPTOP], {}, Share(1, 0, 2, Share(2, 0, 1))),
         ([Resources(1, 0)] * 4, {}, Share(1, 0, 4)),  # each is alone on its node already
@@ -43,30 +48,35 @@ ONE_GPU, TWO_GPUS = Resources(16, 1), Resources(16, 2)
         ([ONE_GPU, BIG], {}, Share(1, 0.25, 4, Share(1, 0.5, 2))),  # the node without a GPU holds no trial
         ([ONE_GPU, BIG], {"gpus": 0}, Share(1, 0, 24, Share(16, 0, 1))),
         ([Resources(2, 4)], {}, Share(1, 0.25, 2, Share(1, 0.5, 1))),
+        ([Resources(16, 1.5)], {}, Share(1, 0.25, 6, Share(1, 0.5, 2))),  # half of one is kept for the search itself
+        ([Resources(16, 1.3)], {"gpus": 0.5}, Share(1, 0.5, 2, Share(1, 1.0, 1))),
+        ([Resources(16, 1.75)], {"gpus": 0.75}, Share(1, 0.75, 2, Share(1, 1.0, 1))),
+        ([Resources(16, 0.5)], {"gpus": 0.5}, Share(1, 0.5, 1)),
     ],
 )
-def test_a_cluster_is_divided_node_by_node(nodes: list[Resources], asked: dict[str, float], expected: Share) -> None:
-    assert divide(nodes, ResourcesConfig.model_validate(asked)) == expected
+def test_a_cluster_is_divided_node_by_node(nodes: list[Resources], settings: dict[str, float], expected: Share) -> None:
+    assert shared_out(nodes, **settings) == expected
 
 
 @pytest.mark.parametrize(
-    ("nodes", "asked"),
+    ("nodes", "settings"),
     [([SMALL, SMALL], {"cpus": 4}), ([BIG, ONE_GPU], {"cpus": 32}), ([BIG], {"gpus": 0.5}), ([], {})],
 )
-def test_a_trial_that_fits_no_single_node_is_refused(nodes: list[Resources], asked: dict[str, float]) -> None:
-    with pytest.raises(KinemicError, match=r"a trial takes .* no node of Ray has that much: there are .*; lower"):
-        divide(nodes, ResourcesConfig.model_validate(asked))
+def test_a_trial_that_fits_no_single_node_is_refused(nodes: list[Resources], settings: dict[str, float]) -> None:
+    with pytest.raises(KinemicError, match=r"a trial takes .* no node of Ray has that much free: there are .*; lower"):
+        shared_out(nodes, **settings)
 
 
-@pytest.mark.parametrize("nodes", [[ONE_GPU], [ONE_GPU] * 4, [TWO_GPUS, ONE_GPU]])
+@pytest.mark.parametrize("nodes", [[ONE_GPU], [ONE_GPU] * 4, [TWO_GPUS, ONE_GPU], [Resources(16, 2.6), ONE_GPU]])
 @pytest.mark.parametrize("gpus", [0.1, 0.25, 0.3, 0.5, 0.75])
 def test_what_the_ledger_lets_start_finds_room_wherever_the_others_lie(
     nodes: list[Resources], gpus: float, tmp_path: Path
 ) -> None:
-    part = divide(nodes, ResourcesConfig(gpus=gpus))
+    part = shared_out(nodes, gpus=gpus)
     assert part.larger is not None
     ledger = Bench(search(), tmp_path, share=part).ledger
-    rng, used, started = random.Random(0), [0.0] * sum(int(node.gpus) for node in nodes), 0
+    size = [free for node in nodes for free in node.each_gpu]
+    rng, used, started = random.Random(0), [0.0] * len(size), 0
     placed: list[tuple[int, Share]] = []
     for _ in range(400):
         wanted = part.larger if rng.random() < 0.3 else part
@@ -76,7 +86,7 @@ def test_what_the_ledger_lets_start_finds_room_wherever_the_others_lie(
                 used[gpu] -= other.gpus
                 ledger._open.pop(next(n for n, each in ledger._open.items() if each.share == other))
             continue
-        room = [gpu for gpu, taken in enumerate(used) if taken + wanted.gpus <= 1 + 1e-9]
+        room = [gpu for gpu, taken in enumerate(used) if taken + wanted.gpus <= size[gpu] + 1e-9]
         assert room, f"{wanted} finds no room in {used}"
         gpu = rng.choice(room)
         used[gpu] += wanted.gpus
