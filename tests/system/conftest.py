@@ -46,21 +46,23 @@ def searched(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Sea
     shutil.copyfile(empty_store, runs / "mlflow.db")
     config = search(name=NAME, storage=None, budget={"trials": 12}, pruner="none", contenders={"seeds": 2})
     cloudpickle.register_pickle_by_value(analytic)
-    with connected("local"):
-        prepared = (analytic.inputs(runs), analytic.SOURCE_CLIPS)
-        outcome = runner.run(config, runs, run_trial=analytic.run_trial, prepared=prepared)
-    cloudpickle.unregister_pickle_by_value(analytic)
+    try:
+        with connected("local"):
+            prepared = (analytic.inputs(runs), analytic.SOURCE_CLIPS)
+            outcome = runner.run(config, runs, run_trial=analytic.run_trial, prepared=prepared)
+    finally:
+        cloudpickle.unregister_pickle_by_value(analytic)
     return Searched(NAME, runs, outcome.folder.state().identity, result(NAME, runs))
 
 
 @dataclass(frozen=True)
 class Large:
-    """A tracked search of many trials: its name, its experiment's id, its finished trials and all, the best first."""
+    """A tracked search of many trials: its name, its experiment's id, trials that ended whole and all, best first."""
 
     name: str
     experiment: str
     finished: list[int]
-    all: list[int]
+    everyone: list[int]
 
 
 @pytest.fixture(scope="session")

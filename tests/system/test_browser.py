@@ -57,8 +57,8 @@ def test_a_search_of_200_trials_is_found_among_them_and_leads_to_the_best(
     for patient in (page, page.context):
         patient.set_default_timeout(30_000)  # Playwright's own, and no more: nobody waits for minutes
     page.goto(f"{server.uri}/{runs_link(large.experiment)}")
-    assert large.all[0] == large.finished[0]
-    follow(page, large.name, large.finished, large.all)
+    assert large.everyone[0] == large.finished[0]
+    follow(page, large.name, large.finished, large.everyone)
 
 
 def follow(page: Page, name: str, finished: list[int], everyone: list[int]) -> None:
