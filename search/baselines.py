@@ -14,6 +14,7 @@ from search import study as studies
 from search.config import SearchConfig
 from search.space import Domain, Scalar, published_values
 
+REAL = "real"  # the key of the row of real clips only
 _TRIAL = "trial_"  # what a candidate's key begins with, before its number
 
 
@@ -76,7 +77,7 @@ def baselines(config: SearchConfig, space: Mapping[str, Domain], source_clips: i
 
 def _real(config: SearchConfig) -> list[Contender]:
     """Return the rows of real clips alone: as they are, and augmented."""
-    titles = {"real": "real only", "augmented": "real + classical augmentation"}
+    titles = {REAL: "real only", "augmented": "real + classical augmentation"}
     return [
         Contender(
             key,

@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
 
+from search import confirmation
+from search.baselines import REAL
+from search.confirmation import Confirmation
+from search.sitting import Sitting, runs_option
 from search.status import TrialRow
 from search.tracking import Tracker
-from search.wording import accuracy, described, percent, ranked, states
+from search.wording import accuracy, described, percent, ranked, states, with_interval
 
 NOTE_TAG = "mlflow.note.content"  # the description on a run's page, Markdown
 GOAL = "best_dev_accuracy"
@@ -25,9 +30,18 @@ _EVERY = 5.0  # seconds between two descriptions
 class Board:
     """Keeps the description and the goal curve of a search's own run up to date, through the tracker's outbox."""
 
-    def __init__(self, tracker: Tracker, study: optuna.Study, name: str, budget: int, runs_option: str) -> None:
+    def __init__(
+        self,
+        tracker: Tracker,
+        study: optuna.Study,
+        name: str,
+        budget: int,
+        runs_option: str,
+        confirmation_file: Path | None = None,
+    ) -> None:
         self._tracker, self._study = tracker, study
         self._name, self._budget, self._runs_option = name, budget, runs_option
+        self._confirmation_file = confirmation_file
         self._points, self._ended, self._written = 0, -1, 0.0
 
     def update(self, rows: Sequence[TrialRow], last: bool = False) -> None:
@@ -39,12 +53,21 @@ class Board:
             self._points = len(curve)
         if last or (ended != self._ended and time.monotonic() - self._written > _EVERY):
             found = importances(self._study)
-            note = description(rows, self._budget, found, self._name, self._runs_option, self._tracker.trials_link)
+            file, link = self._confirmation_file, self._tracker.trials_link
+            confirmed = confirmation.load(file) if file else None
+            note = description(rows, self._budget, found, self._name, self._runs_option, link, confirmed)
             self._tracker.log_parent({}, {NOTE_TAG: note}, {})
             self._written = time.monotonic()
             if last:
                 self._tracker.log_parent({f"importance_{path}": value for path, value in found.items()}, {}, {})
         self._ended = ended
+
+
+def board_of(sitting: Sitting, runs: Path) -> Board:
+    """Return the board of a search that is sat at."""
+    opened = sitting.opened
+    name, trials = opened.config.name, opened.config.budget.trials
+    return Board(sitting.tracker, opened.study, name, trials, runs_option(runs), opened.folder.confirmation_file)
 
 
 def goal_curve(study: optuna.Study) -> list[tuple[int, float, datetime]]:
@@ -77,8 +100,9 @@ def description(
     name: str,
     runs_option: str = "",
     trials_link: str = "",
+    confirmed: Confirmation | None = None,
 ) -> str:
-    """Return the leaderboard as Markdown: counts, best, the first ten, importances, how to go on."""
+    """Return the leaderboard as Markdown: counts, best, confirmed winner, first ten, importances, how to go on."""
     leaders = ranked(rows)[:LEADERS]
     # The page folds a description after a few lines, so the link and the best come before the table.
     parts = [f"**{len(rows)} of {budget} trials**: {states(rows)}."]
@@ -88,6 +112,8 @@ def description(
             f" Best: trial {best.number}, dev accuracy {accuracy(best)} % "
             "(standard error over its seeds; chosen on these clips)."
         )
+    if confirmed:
+        parts[0] += f" **Confirmed: {confirmed.winning_row.title}**, {_sure(confirmed)}."
     if trials_link:
         parts[0] += f" [All trials, the best first]({trials_link})"
     if leaders:
@@ -100,6 +126,19 @@ def description(
     commands = ("status {}", "resume {}", "report {}", "export {} DIR")
     lines = [f"    kinemic search {line.format(name)}{runs_option}" for line in commands]
     return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def _sure(confirmed: Confirmation) -> str:
+    """What is known of the winner: dev on fresh seeds, test, and its difference to real clips only."""
+    row = confirmed.winning_row
+    said = f"dev {percent(row.dev_mean)} +- {percent(row.dev_se)} % on {confirmed.repetitions} fresh seeds"
+    if row.test_interval:
+        said += f", test {with_interval(row.test_accuracy, row.test_interval)} %"
+    for real in confirmed.rows:
+        if real.key == REAL and real.difference_interval:
+            said += f", minus {real.title} {with_interval(real.difference, real.difference_interval)}"
+            said += " (noise)" if real.noise else ""
+    return said
 
 
 def _cells(row: TrialRow) -> tuple[str, ...]:

@@ -27,10 +27,12 @@ from kinemic.seeding import derive_seed
 from search import study as studies
 from search.again import Run, fresh_seeds, plan, run_all
 from search.baselines import Contender, baselines, candidates
+from search.board import board_of
 from search.config import ConfirmConfig, SearchConfig
 from search.confirmation import Confirmation, Correct, Look, choose_winner, dev_row, load, store, tested_row
 from search.resources import connected, share, sigterm_as_ctrl_c
 from search.sitting import Opened, Sat, Sitting, Watch, runs_option, sit
+from search.status import trial_rows
 from search.trainable import RunTrial
 
 LOOKS, RESULT = "test_looks", "confirmation"  # attributes of the study
@@ -80,7 +82,9 @@ def confirm(
         if stored is None or not _is_of(stored, planned):
             with connected(opened.config.resources.address), sigterm_as_ctrl_c():
                 stored = _test(planned, _run_on_dev(planned, sitting), again, without_failed)
-        sitting.tracker.log_parent(stored.metrics(), {}, {"confirmation.json": stored.model_dump_json(indent=1)})
+        tags = {"kinemic.confirmed": stored.winning_row.title}
+        sitting.tracker.log_parent(stored.metrics(), tags, {"confirmation.json": stored.model_dump_json(indent=1)})
+        board_of(sitting, runs).update(trial_rows(opened.study), last=True)
         return stored
 
     def advice() -> str:

@@ -82,6 +82,11 @@ class Confirmation(Frozen):
         """The winner's row."""
         return next(row for row in self.rows if row.key == self.winner)
 
+    @property
+    def winner_first(self) -> list[ConfirmedRow]:
+        """The rows as they are read: the winner, the other trials, the baselines."""
+        return sorted(self.rows, key=lambda row: (row.key != self.winner, row.baseline))
+
     def metrics(self) -> dict[str, float]:
         """Return the numbers as metrics of the search's own run."""
         names = ("dev_mean", "dev_se", "test_accuracy", "difference", "smallest_detectable_difference")

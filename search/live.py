@@ -16,7 +16,7 @@ from search.contenders import ContenderTable
 from search.folder import SearchFolder
 from search.status import TrialRow
 from search.trainable import read_progress
-from search.wording import accuracy, described, percent, ranked, states
+from search.wording import accuracy, described, percent, ranked, states, with_interval
 
 _SHOWN_VALUES = 4  # searched values beside each trial; `search best` shows all
 _LIVE_ROWS = 20
@@ -124,7 +124,7 @@ def confirmation_table(confirmation: Confirmation) -> RenderableType:
         # Where the terminal is narrow, an interval stands below its value; titles stay words.
         printed.add_column(name, justify="right", no_wrap=name in ("dev %", "detectable"))
     printed.add_column("")
-    for row in sorted(confirmation.rows, key=lambda row: (row.key != confirmation.winner, row.baseline)):
+    for row in confirmation.winner_first:
         mark = "*" if row.key == confirmation.winner else ""
         note = shorten(row.failures[0], _FAILURE_WIDTH) if row.failures else "noise" if row.noise else ""
         printed.add_row(row.title + mark, f"{percent(row.dev_mean)} +- {percent(row.dev_se)}", *_tested(row), note)
@@ -132,15 +132,11 @@ def confirmation_table(confirmation: Confirmation) -> RenderableType:
 
 
 def _tested(row: ConfirmedRow) -> tuple[str, str, str]:
-    own = _with_interval(row.test_accuracy, row.test_interval)
+    own = with_interval(row.test_accuracy, row.test_interval)
     if row.difference is None:
         return own, "", ""
-    gap = _with_interval(row.difference, row.difference_interval)
+    gap = with_interval(row.difference, row.difference_interval)
     return own, gap, percent(row.smallest_detectable_difference)
-
-
-def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{percent(value)} [{percent(interval[0])}, {percent(interval[1])}]"
 
 
 def _read_as(confirmation: Confirmation) -> list[str]:

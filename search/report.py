@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from markupsafe import Markup
 from kinemic.errors import KinemicError
 from kinemic.files import write_text
 from kinemic.report import mean, shown
-from search import baselines, contenders, noise_report
+from search import baselines, confirmation, contenders, noise_report
 from search import study as studies
 from search.board import importances
 from search.figures import figures, importances_note, plotly_js
@@ -60,7 +60,7 @@ def render(folder: SearchFolder, study: optuna.Study) -> str:
         figures=[(f.title, f.note, Markup(f.html)) for f in figures(study, list(found))],
         importances_note=importances_note(len(leaders)),
         contenders=contenders.load(folder.contenders_file),
-        confirmation=_confirmation(folder.confirmation_file),
+        confirmation=confirmation.load(folder.confirmation_file),
         noise=noise_report.load(folder.noise_file),
         classes=class_gains(folder, study),
         confusion=_data_uri(_artifacts(folder, leaders[0].number) / "confusion.png"),
@@ -138,13 +138,6 @@ def _failures(rows: Sequence[TrialRow]) -> list[tuple[str, int, str]]:
     counted = Counter(row.failure_kind for row in failed)
     first = {row.failure_kind: row.failure_message for row in reversed(failed)}
     return [(kind, count, first[kind]) for kind, count in counted.most_common()]
-
-
-def _confirmation(path: Path) -> Mapping[str, Any] | None:
-    if not path.exists():
-        return None
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return data
 
 
 def _artifacts(folder: SearchFolder, number: int) -> Path:

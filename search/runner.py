@@ -13,7 +13,7 @@ from kinemic.progress import ProgressCallback, silent
 from kinemic.report import TrialInputs
 from search import baselines, contenders, tracking
 from search import study as studies
-from search.board import Board
+from search.board import Board, board_of
 from search.config import SearchConfig
 from search.contenders import ContenderTable
 from search.folder import SearchFolder, State, differences, dump_tracked, find, new_identity
@@ -171,8 +171,7 @@ def go_on(
     """
 
     def body(sitting: Sitting) -> ContenderTable:
-        name, trials = opened.config.name, opened.config.budget.trials
-        board = Board(sitting.tracker, opened.study, name, trials, runs_option(runs))
+        board = board_of(sitting, runs)
         try:
             with connected(opened.config.resources.address), sigterm_as_ctrl_c():
                 return _search(sitting, board, only_contenders)

@@ -11,10 +11,12 @@ from optuna.trial import TrialState
 
 from search import board
 from search.board import Board, description, goal_curve, importances
+from search.confirmation import ConfirmedRow
 from search.status import trial_rows
 from search.tracking import Tracker, open_tracker
 from search.wording import accuracy, ranked
 from tests.bench import Bench, search
+from tests.test_search_report import CONFIRMED
 
 
 def bench(folder: Path, trials: int, pruner: Any = "none") -> Bench:
@@ -50,6 +52,22 @@ def test_the_description_ranks_the_finished_trials_and_says_how_to_go_on(tmp_pat
     assert "chosen on these clips). [All trials, the best first](#/experiments/1)\n\n| trial" in text
     for line in ("resume mine", "report mine", "export mine DIR"):
         assert f"    kinemic search {line} --runs elsewhere" in text
+
+
+def test_what_was_confirmed_is_said_beside_the_best_of_the_search(tmp_path: Path) -> None:
+    rows = trial_rows(bench(tmp_path, 6).study)
+    first = description(rows, 6, {}, "mine", trials_link="#/experiments/1", confirmed=CONFIRMED).splitlines()[0]
+    assert first.endswith(
+        " **Confirmed: trial 3**, dev 71.0 +- 2.0 % on 3 fresh seeds, test 64.0 [60.0, 68.0] %, minus real only 8.0 "
+        "[-1.0, 17.0] (noise). [All trials, the best first](#/experiments/1)"
+    )
+    untested = CONFIRMED.model_copy(update={"rows": tuple(dev_side(row) for row in CONFIRMED.rows)})
+    assert description(rows, 6, {}, "mine", confirmed=untested).splitlines()[0].endswith("on 3 fresh seeds.")
+
+
+def dev_side(row: ConfirmedRow) -> ConfirmedRow:
+    kept = row.model_dump(include={"key", "title", "baseline", "dev_accuracies", "dev_mean", "dev_se"})
+    return ConfirmedRow(**kept)
 
 
 def test_a_search_without_a_finished_trial_is_described_too(tmp_path: Path) -> None:

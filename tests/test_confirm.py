@@ -32,6 +32,7 @@ from search import confirm as confirming
 from search import runner
 from search.again import fresh_seeds
 from search.baselines import baselines, candidates
+from search.board import NOTE_TAG
 from search.config import validate
 from search.confirmation import Confirmation, load
 from search.resources import connected
@@ -233,6 +234,8 @@ def test_the_look_is_kept_in_the_study_and_in_the_file_and_told_to_mlflow(done: 
     assert parent.data.metrics["test_looks"] == 1
     winner = next(row for row in stored.rows if row.key == stored.winner)
     assert parent.data.metrics[f"confirm_{winner.key}_test_accuracy"] == pytest.approx(winner.test_accuracy)
+    assert parent.data.tags["kinemic.confirmed"] == winner.title
+    assert f"**Confirmed: {winner.title}**" in parent.data.tags[NOTE_TAG]
     artifacts = Path(parent.info.artifact_uri.removeprefix("file://"))
     assert json.loads((artifacts / "confirmation.json").read_text()) == stored.model_dump(mode="json")
     assert parent.info.status == "FINISHED"

@@ -12,8 +12,9 @@ import pytest
 
 from kinemic.cli import run as command
 from kinemic.files import write_text
-from search import contenders
+from search import confirmation, contenders
 from search import study as studies
+from search.confirmation import Confirmation, ConfirmedRow
 from search.contenders import ContenderRow, ContenderTable
 from search.failures import Failure
 from search.folder import SearchFolder, State
@@ -23,6 +24,29 @@ from search.wording import percent, ranked
 from tests import analytic
 from tests.bench import Bench, search
 
+CONFIRMED = Confirmation(
+    search="mine",
+    judge="small",
+    steps=16,
+    repetitions=3,
+    judge_seeds=2,
+    winner="trial_3",
+    runs={},
+    rows=(
+        ConfirmedRow(
+            key="real", title="real only", baseline=True, dev_accuracies=(), dev_mean=0.56, dev_se=0.03,
+            test_accuracy=0.56, test_interval=(0.5, 0.62),
+            difference=0.08, difference_interval=(-0.01, 0.17), smallest_detectable_difference=0.12, noise=True,
+        ),
+        ConfirmedRow(key="trial_5", title="trial 5", baseline=False, dev_accuracies=(), dev_mean=0.7, dev_se=0.01),
+        ConfirmedRow(
+            key="trial_3", title="trial 3", baseline=False, dev_accuracies=(), dev_mean=0.71, dev_se=0.02,
+            test_accuracy=0.64, test_interval=(0.6, 0.68),
+        ),
+    ),
+    looks=1,
+    test_clips=40,
+)  # fmt: skip
 HOSTILE = "<script src='http://evil.example/x.js'></script>"
 
 
@@ -140,20 +164,20 @@ def test_contenders_and_a_confirmation_are_shown_where_they_are(made: Made) -> N
         (ContenderRow("real", "real only", (0.25, 0.75)), ContenderRow("b", "B", (), ("bug: x",))), 2, 1, 16
     )
     contenders.store(table, made.folder.contenders_file)
-    rows = [
-        {"key": "t3", "title": "trial 3", "dev_mean": 0.71, "dev_se": 0.02, "test_accuracy": 0.64},
-        {"key": "real", "title": "real only", "test_interval": [0.5, 0.6], "difference": 0.08},
-    ]
-    made.file(
-        made.folder.confirmation_file.name,
-        {"rows": rows, "winner": "t3", "looks": 1, "later": "unknown keys are no error"},
-    )
+    confirmation.store(CONFIRMED, made.folder.confirmation_file)
     text = made.page().text
     assert "real only 50.0 25.0" in text
     assert "B (1 failed) failed bug: x" in text
-    assert "trial 3 71.0 2.0 64.0" in text
-    assert "50.0 to 60.0 8.0" in text
+    assert "Accuracy on 40 test clips" in text
     assert "Looks at the test split: 1." in text
+    # The winner comes first, then other trials, which were not tested.
+    assert "detectable trial 3, the winner 71.0 2.0 64.0 60.0 to 68.0 trial 5 70.0 1.0 real only 56.0 3.0 56.0" in text
+    assert "56.0 50.0 to 62.0 8.0, noise -1.0 to 17.0 12.0" in text
+
+
+def test_a_confirmation_whose_test_split_is_closed_says_so(made: Made) -> None:
+    confirmation.store(CONFIRMED.model_copy(update={"test_clips": None, "looks": 0}), made.folder.confirmation_file)
+    assert "The test split has not been opened yet. Looks at the test split: 0." in made.page().text
 
 
 def test_a_search_that_goes_on_is_reported_with_what_it_has(tmp_path: Path) -> None:
