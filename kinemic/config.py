@@ -110,11 +110,12 @@ class SplitConfig(Frozen):
         counted = [f"{count} {what}" for what, count in counts.items() if count]
         if self.folds is None or not counted:
             return ""
-        each, whole = trials * repetitions + again, trials + again
+        each = trials * repetitions + again
+        most = each * self.folds + trials + again
         return (
-            f"dev is {self.folds}-fold: {' and '.join(counted)} adapt, generate and classify {self.folds} times for "
-            f"each adaptation seed, and adapt once more with all shots: at most {each * self.folds + whole} "
-            f"adaptations; a split with dev clips of its own would take {each}"
+            f"dev is {self.folds}-fold: {' and '.join(counted)} will take at most {most} adaptations, each with "
+            f"generation and judges: {self.folds} for every adaptation seed, and one more with all shots; "
+            f"a split with dev clips of its own would take {each}"
         )
 
 

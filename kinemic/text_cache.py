@@ -96,15 +96,16 @@ class CachedEncoder:
 
 
 def forget(file: Path) -> bool:
-    """Empty a cache's database; returns whether that was done, since one that is being used or damaged stays.
+    """Empty a cache's database; returns whether it held anything and was emptied: one in use or damaged stays.
 
     The file itself stays too: processes may have it open, and would share a journal with a new one of its name.
     """
     try:
         with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True, timeout=0)) as database:
             with database:
-                database.execute("DELETE FROM embeddings")
-            database.execute("VACUUM")
+                held = database.execute("DELETE FROM embeddings").rowcount > 0
+            if held:
+                database.execute("VACUUM")
     except sqlite3.Error:
         return False
-    return True
+    return held

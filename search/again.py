@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
 
 from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.errors import KinemicError
 from kinemic.report import RungReport
 from kinemic.seeding import derive_seed
 from search.baselines import Contender
-from search.failures import BUG, OUT_OF_MEMORY, WORKER_LOST, Failure, classify
+from search.failures import BUG, MOST_LOSSES, OUT_OF_MEMORY, WORKER_LOST, Failure, classify
+from search.messages import first_line
 from search.shares import Share
 from search.trainable import PROGRESS_FILE, ProgressFile, Work, assigned_device, limit_threads, release_memory
 
@@ -67,7 +69,7 @@ def run_all(
     jobs = list(dict.fromkeys(run for repetition in zip(*rows.values(), strict=True) for run in repetition))
     shared = ray.put(work)
     done = _run_side_by_side(jobs, shared, share, lambda count: changed(count, len(jobs)))
-    short = [run for run in jobs if _ran_out(done[run])]
+    short = [run for run in jobs if _is(OUT_OF_MEMORY, done[run])]
     if share.larger and short:
         ended = len(jobs) - len(short)
         done |= _run_side_by_side(short, shared, share.larger, lambda count: changed(ended + count, len(jobs)))
@@ -87,16 +89,24 @@ def _run(config: TrialConfig, seeds: TrialSeeds, folder: Path, name: str) -> Run
 def _run_side_by_side(
     jobs: Sequence[Run], shared: Any, share: Share, changed: Callable[[int], None]
 ) -> dict[Run, Result]:
-    task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=2)(_run_one)
+    # Ray's own retries would start a run that Ray kills for memory again and again: it does not count those.
+    task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=0)(_run_one)
+    waiting, losses = deque(jobs), Counter[Run]()
     done: dict[Run, Result] = {}
     running: dict[Any, Run] = {}
     changed(0)
     try:
         while len(done) < len(jobs):
-            for run in jobs[len(done) + len(running) :][: share.max_concurrent - len(running)]:
+            while waiting and len(running) < share.max_concurrent:
+                run = waiting.popleft()
                 running[task.remote(shared, run)] = run
             for ref in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
-                done[running.pop(ref)] = _result(ref)
+                run, result = running.pop(ref), _result(ref)
+                if _is(WORKER_LOST, result) and losses[run] < MOST_LOSSES:
+                    losses[run] += 1
+                    waiting.appendleft(run)
+                else:
+                    done[run] = result
             changed(len(done))
     finally:
         for ref in running:
@@ -117,14 +127,17 @@ def _run_one(work: Work, run: Run) -> Result:
     return reports[-1] if reports else Failure(BUG, "the trial yielded no report")
 
 
-def _ran_out(result: Result) -> bool:
-    return isinstance(result, Failure) and result.kind == OUT_OF_MEMORY
+def _is(kind: str, result: Result) -> bool:
+    return isinstance(result, Failure) and result.kind == kind
 
 
 def _result(ref: Any) -> Result:
     try:
         result: Result = ray.get(ref)
-    except RayError as error:
-        kind = WORKER_LOST if isinstance(error, WorkerCrashedError) else classify(error).kind
-        return Failure(kind, str(error).strip().splitlines()[-1])
+    except (WorkerCrashedError, NodeDiedError) as error:
+        return Failure(WORKER_LOST, first_line(error))
+    except OutOfMemoryError as error:  # Ray has killed it
+        return Failure(OUT_OF_MEMORY, first_line(error))
+    except RayError as error:  # Ray's text ends with the error itself
+        return Failure(BUG, str(error).strip().splitlines()[-1])
     return result

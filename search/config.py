@@ -96,7 +96,7 @@ class ResourcesConfig(Frozen):
     """What one trial takes; None is decided from the machine: one CPU core, and a quarter of a GPU if there is one."""
 
     cpus: float | None = Field(default=None, gt=0)
-    gpus: float | None = Field(default=None, ge=0, le=1)  # a trial uses one
+    gpus: float | None = Field(default=None, ge=0)  # at most 1: a trial uses one
     max_concurrent: int | None = Field(default=None, ge=1)
     address: str | None = None  # of a running Ray cluster; None starts Ray on this machine alone
 

@@ -8,6 +8,7 @@ from kinemic.errors import DivergedError, EmptyPoolError, KinemicError
 
 DIVERGED, OUT_OF_MEMORY, EMPTY_POOL = "diverged", "out of memory", "empty pool"
 BAD_DATA, BUG, WORKER_LOST = "bad data", "bug", "worker lost"
+MOST_LOSSES = 2  # how often what a dead worker ran is started again from the same rung
 
 
 @dataclass(frozen=True)

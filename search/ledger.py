@@ -17,7 +17,7 @@ from kinemic.errors import KinemicError
 from kinemic.report import RungReport
 from search import study as studies
 from search.config import SamplerConfig, SearchConfig
-from search.failures import BUG, DIVERGED, OUT_OF_MEMORY, WORKER_LOST, Failure
+from search.failures import BUG, DIVERGED, MOST_LOSSES, OUT_OF_MEMORY, WORKER_LOST, Failure
 from search.pruners import decide, make_pruner
 from search.shares import Share
 from search.space import Domain, Scalar, suggest
@@ -26,7 +26,7 @@ from search.variants import enqueue_variants
 
 MakeSampler = Callable[[SamplerConfig, int], optuna.samplers.BaseSampler]  # of a trial, by its number
 
-_MOST_LOSSES = 2  # how often a trial whose worker died is started again from the same rung
+_KEEP_TIME_EVERY = 60.0  # seconds
 _MOST_BUGS = 3  # in a row, before nothing more is tried
 
 
@@ -70,7 +70,7 @@ class Ledger:
         started = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
         self._started = len(started)
         self._again = deque(t.number for t in started if t.state == TrialState.RUNNING and not studies.failure(t))
-        self._earlier, self._since = studies.searched_seconds(study), time.monotonic()
+        self._earlier, self._since, self._kept = studies.searched_seconds(study), time.monotonic(), 0.0
 
     @property
     def finished(self) -> bool:
@@ -99,6 +99,8 @@ class Ledger:
         if len(self._bugs) >= _MOST_BUGS:
             numbers, message = ", ".join(str(number) for number, _ in self._bugs), self._bugs[-1][1].message
             raise SearchStoppedError(f"{len(self._bugs)} trials in a row failed with a bug ({numbers}): {message}")
+        if self._searched_seconds - self._kept > _KEEP_TIME_EVERY:
+            self.keep_time()
         if not (self._again or self._may_start) or not self._fits(self._next_share):
             return None
         share = self._next_share
@@ -106,7 +108,7 @@ class Ledger:
         values = suggest(trial, self._space, studies.fixed_values(trial))
         self._open[trial.number] = _Open(trial, share)
         self._start_tracking(trial, values)
-        self._go_on()
+        self._changed()
         return Assignment(trial.number, values, share)
 
     def report(self, number: int, report: RungReport) -> bool:
@@ -117,9 +119,10 @@ class Ledger:
             return True
         if studies.store_report(trial, report):
             del self._losses[number]
+        self.keep_time()
         self._tracker.log_rung(number, report)
         over = self._decide(trial, report)
-        self._go_on()
+        self._changed()
         return over
 
     def fail(self, number: int, failure: Failure) -> None:
@@ -135,18 +138,23 @@ class Ledger:
         studies.tell_failure(trial)
         self._tracker.end_trial(number, "FAILED", self.workdir(number), failure)
         self._bugs = [*self._bugs, (number, failure)] if failure.kind == BUG else []
-        self._go_on()
+        self._changed()
 
     def lose(self, number: int, message: str) -> None:
         """Take the death of a trial's worker: it goes on from its last rung; dead again and again there, it fails."""
         if number not in self._open:
             return
         self._losses[number] += 1
-        if self._losses[number] > _MOST_LOSSES:
+        if self._losses[number] > MOST_LOSSES:
             self.fail(number, Failure(WORKER_LOST, message))
         else:
             del self._open[number]
             self._again.append(number)
+
+    def keep_time(self) -> None:
+        """Write down how long was searched; Tune asks for the next trial all the time, so a kill loses a minute."""
+        self._kept = self._searched_seconds
+        studies.keep_searched_seconds(self._study, self._kept)
 
     def reconcile(self) -> None:
         """Carry out what a killed driver had begun: failures that it had decided, and what the tracking has missed."""
@@ -161,11 +169,6 @@ class Ledger:
                 failure = studies.failure(trial)
                 status = "FAILED" if failure else _MLFLOW_STATUS[trial.state]
                 self._tracker.end_trial(trial.number, status, self.workdir(trial.number), failure)
-
-    def _go_on(self) -> None:
-        """Keep the time that was searched, which a killed sitting has spent too, and tell who watches."""
-        studies.keep_searched_seconds(self._study, self._searched_seconds)
-        self._changed()
 
     def _start_tracking(self, trial: FrozenTrial | optuna.Trial, values: Mapping[str, Scalar]) -> None:
         config = studies.trial_config(self._config, values)

@@ -19,6 +19,7 @@ from search.contenders import ContenderTable
 from search.folder import SearchFolder, State, differences, dump_tracked, find, new_identity
 from search.ledger import Ledger, SearchStoppedError
 from search.lock import sole
+from search.memory import kills_as_actor_deaths
 from search.resources import connected, share, sigterm_as_ctrl_c
 from search.scheduler import StudyScheduler
 from search.searcher import StudySearcher
@@ -203,6 +204,7 @@ def _search(sitting: Sitting, board: Board, only_contenders: bool) -> ContenderT
         if not (ledger.finished or only_contenders):
             run_trials(ledger, sitting.work, folder.path)
     finally:
+        ledger.keep_time()
         changed(last=True)
     _check_any(trial_rows(study))
     found = baselines.contenders(study, config, opened.space, opened.state.source_clips)
@@ -230,7 +232,8 @@ def run_trials(ledger: Ledger, work: Work, folder: Path) -> None:
             verbose=0,
         ),
     )
-    tuner.fit()
+    with kills_as_actor_deaths():
+        tuner.fit()
 
 
 def _summarise(tracker: Tracker, study: optuna.Study, table: ContenderTable) -> None:

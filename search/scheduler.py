@@ -10,8 +10,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from kinemic.report import RungReport
-from search.failures import BUG, Failure, classify
+from search.failures import BUG, OUT_OF_MEMORY, Failure, classify
 from search.ledger import Ledger
+from search.memory import KilledForMemoryError
+from search.messages import first_line
 
 
 class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
@@ -41,7 +43,9 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Take an error that the worker did not recognise: a bug, or the death of the worker itself."""
         number, error = trial.config["number"], _error_of(trial)
-        if isinstance(error, RayActorError) and error.actor_init_failed:  # Ray's text ends with the error itself
+        if isinstance(error, KilledForMemoryError):
+            self._ledger.fail(number, Failure(OUT_OF_MEMORY, first_line(error)))
+        elif isinstance(error, RayActorError) and error.actor_init_failed:  # Ray's text ends with the error itself
             self._ledger.fail(number, Failure(BUG, str(error).strip().splitlines()[-1][:500]))
         elif isinstance(error, RayActorError):
             self._ledger.lose(number, classify(error).message)

@@ -76,6 +76,8 @@ def divide(nodes: Sequence[Resources], trial: Resources, most: int | None = None
 
     Raises KinemicError where no node could hold even one.
     """
+    if trial.gpus > 1:
+        raise KinemicError(f"resources: gpus is {trial.gpus:g}, but a trial uses one GPU; give at most 1")
     holding = [node for node in nodes if trial.times_in(node)]
     if not holding:
         raise KinemicError(
