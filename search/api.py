@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
 
 from kinemic.errors import KinemicError
 from search import contenders, runner
 from search import study as studies
 from search.config import SearchConfig, build, load
 from search.contenders import ContenderTable
+from search.costs import cost_of_search
 from search.folder import SearchFolder, find
 from search.live import LiveTable
 from search.report import write_report
@@ -51,9 +53,11 @@ def run(
 
     ``config`` is a YAML file, the same as a dictionary, or what ``search.config.load`` returned; ``settings`` are
     ``path=value`` strings over it. ``resume`` goes on where this very search was started before; ``live``
-    says on stderr what ends. Raises KinemicError.
+    says on stderr what k-fold dev will cost, and what ends. Raises KinemicError.
     """
     checked = _checked(config, settings)
+    if live and (cost := cost_of_search(checked, Path(runs))):
+        Console(stderr=True).print(cost)
     opened = (runner.start_or_reopen if resume else runner.start)(checked, Path(runs))
     with LiveTable(opened.folder) if live else nullcontext() as watch:
         outcome = runner.go_on(opened, Path(runs), watch=watch)

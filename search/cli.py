@@ -221,7 +221,8 @@ def contenders(name: str, runs: Path) -> None:
     from search.folder import find
     from search.live import LiveTable, contender_table
 
-    _say(cost_of_contenders(find(runs, name).config()))
+    folder = find(runs, name)
+    _say(cost_of_contenders(folder.config(), folder))
     with progress_bars() as progress:
         prepared = runner.reopen(name, runs, progress=progress)
     with LiveTable(prepared.folder) as table:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 
 from kinemic.data.corpus import Corpus
 from kinemic.data.prepare import prepare
@@ -30,8 +31,10 @@ from search.baselines import Contender, baselines, candidates
 from search.board import board_of
 from search.config import ConfirmConfig, SearchConfig
 from search.confirmation import Confirmation, Correct, Look, choose_winner, dev_row, load, store, tested_row
+from search.folder import SearchFolder
 from search.resources import connected, share, sigterm_as_ctrl_c
 from search.sitting import Opened, Sat, Sitting, Watch, runs_option, sit
+from search.space import resolve_space
 from search.status import trial_rows
 from search.trainable import RunTrial
 
@@ -121,14 +124,20 @@ def _plan(opened: Opened, runs: Path) -> _Plan:
         )
     data = load_trial_data(opened.state.inputs.trial_data)
     target, test = choose_clips(config, settings, data, (runs / "cache").resolve())
-    trials = candidates(opened.study, config, settings.best)
-    rivals = baselines(config, opened.space, opened.state.source_clips)
+    trials, rivals, planned = rows_of(config, settings, opened.study, folder, opened.state.source_clips)
+    split = _hash([target.names[i] for i in test])
+    return _Plan(opened, settings, trials, rivals, planned, target, data, split, len(test))
+
+
+def rows_of(
+    config: SearchConfig, settings: ConfirmConfig, study: optuna.Study, folder: SearchFolder, source_clips: int
+) -> tuple[list[Contender], list[Contender], dict[str, list[Run]]]:
+    """Return the best trials, the baselines, and the runs of each. Raises KinemicError before a trial has finished."""
+    trials = candidates(study, config, settings.best)
+    rivals = baselines(config, resolve_space(config.space, source_clips, config.trial.judge.profile), source_clips)
     seeds = [fresh_seeds(config.sampler.seed, "confirm", k, settings.judge_seeds) for k in range(settings.seeds)]
     keeping = [replace(c, config=with_values(c.config, {"judge.keep": True})) for c in (*rivals, *trials)]
-    split = _hash([target.names[i] for i in test])
-    return _Plan(
-        opened, settings, trials, rivals, plan(keeping, seeds, folder.confirmation), target, data, split, len(test)
-    )
+    return trials, rivals, plan(keeping, seeds, folder.confirmation)
 
 
 def _is_of(stored: Confirmation, planned: _Plan) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from kinemic.report import REPORTS
+from search import baselines, contenders
 from search import study as studies
-from search.baselines import baselines
+from search.again import Run
 from search.config import SearchConfig
+from search.confirm import rows_of
 from search.folder import SearchFolder
 from search.space import resolve_space
 
@@ -15,31 +19,37 @@ _ADAPTING_CONTENDERS: Final = 2  # the published configuration and the best tria
 
 
 def cost_of_search(config: SearchConfig, runs: Path) -> str:
-    """Return the cost of what is left of a search and of its contenders."""
+    """Return the cost of what is left of a search, which may be new, and of its contenders."""
+    split, folder = config.data.split, SearchFolder((runs / config.name).resolve())
+    left, again = config.budget.trials, _ADAPTING_CONTENDERS * config.contenders.seeds
+    if split.folds is not None and folder.started:
+        counts = studies.counts(studies.open_study(folder.config(), folder.path, folder.state().study))
+        left = max(0, left + counts.get("running", 0) - sum(counts.values()))
+        if not left and counts.get("complete"):
+            return cost_of_contenders(config, folder)
+    return split.cost(trials=left, repetitions=len(config.seeds), again=again)
+
+
+def cost_of_contenders(config: SearchConfig, folder: SearchFolder) -> str:
+    """Return the cost of the contenders that were not run yet. Raises KinemicError before a trial has finished."""
     if config.data.split.folds is None:
         return ""
-    folder, ended = SearchFolder((runs / config.name).resolve()), 0
-    if folder.started:
-        counts = studies.counts(studies.open_study(folder.config(), folder.path, folder.state().study))
-        ended = sum(counts.values()) - counts.get("running", 0)
-    left, again = max(0, config.budget.trials - ended), _contenders(config)
-    return config.data.split.cost(trials=left, repetitions=len(config.seeds), again=again)
-
-
-def cost_of_contenders(config: SearchConfig) -> str:
-    """Return the cost of the contenders alone."""
-    return config.data.split.cost(again=_contenders(config))
+    study, clips = studies.open_study(config, folder.path, folder.state().study), folder.state().source_clips
+    space = resolve_space(config.space, clips, config.trial.judge.profile)
+    found = baselines.contenders(study, config, space, clips)
+    return config.data.split.cost(again=_left(contenders.planned(found, config, folder.contenders)))
 
 
 def cost_of_confirmation(config: SearchConfig, folder: SearchFolder) -> str:
-    """Return the cost of a confirmation; empty where none is set up."""
+    """Return the cost of what is left of a confirmation; empty where none is set up. Raises KinemicError as above."""
     if config.data.split.folds is None or config.confirm is None:
         return ""
-    clips = folder.state().source_clips
-    space = resolve_space(config.space, clips, config.trial.judge.profile)
-    adapting = {row.config for row in baselines(config, space, clips) if row.config.trains}
-    return config.data.split.cost(again=(len(adapting) + config.confirm.best) * config.confirm.seeds)
+    study = studies.open_study(config, folder.path, folder.state().study)
+    _, _, runs = rows_of(config, config.confirm, study, folder, folder.state().source_clips)
+    return config.data.split.cost(again=_left(runs))
 
 
-def _contenders(config: SearchConfig) -> int:
-    return _ADAPTING_CONTENDERS * config.contenders.seeds
+def _left(rows: Mapping[str, list[Run]]) -> int:
+    """How many different runs train anything and are not done."""
+    runs = {run for row in rows.values() for run in row}
+    return sum(run.config.trains and not any(run.workdir.glob(REPORTS)) for run in runs)

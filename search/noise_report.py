@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -111,6 +111,12 @@ class Noise(Frozen):
     pruning: tuple[Pruning, ...]
     clips: Literal["known", "bound"]  # which were recognised, or the most that ``with_clips`` can be
     detectable: tuple[Detectable, ...]
+    settings: dict[str, Any] = Field(default_factory=dict)  # what its runs hang on, as they were measured
+
+
+def settings_of(config: SearchConfig) -> dict[str, Any]:
+    """Return the settings that what is measured hangs on: data, text, prior, trial and space."""
+    return config.model_dump(mode="json", include={"data", "text", "prior", "trial", "space"})
 
 
 def load(path: Path) -> Noise | None:
@@ -165,6 +171,7 @@ def report_of(
         pruning=_pruning(config, design, found, rungs),
         clips="bound" if right_CKN is None else "known",
         detectable=_detectable(config, parts, clips),
+        settings=settings_of(config),
     )
 
 

@@ -20,7 +20,7 @@ from search import baselines, confirmation, contenders, noise_report
 from search import study as studies
 from search.board import importances
 from search.figures import figures, importances_note, plotly_js
-from search.folder import SearchFolder
+from search.folder import SearchFolder, differences
 from search.space import resolve_space
 from search.status import TrialRow, trial_rows
 from search.wording import accuracy, described, percent, ranked, states
@@ -46,6 +46,8 @@ def render(folder: SearchFolder, study: optuna.Study) -> str:
     config, rows = folder.config(), trial_rows(study)
     studies.best_trial(study)  # raises where there is nothing to report
     leaders, found = ranked(rows), importances(study)
+    noise = noise_report.load(folder.noise_file)
+    others = differences(noise.settings, noise_report.settings_of(config)) if noise and noise.settings else ()
     environment = Environment(
         loader=PackageLoader("search"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -61,7 +63,9 @@ def render(folder: SearchFolder, study: optuna.Study) -> str:
         importances_note=importances_note(len(leaders)),
         contenders=contenders.load(folder.contenders_file),
         confirmation=confirmation.load(folder.confirmation_file),
-        noise=noise_report.load(folder.noise_file),
+        noise=noise,
+        noise_of_others=list(others),
+        repetitions=len(config.seeds),
         classes=class_gains(folder, study),
         confusion=_data_uri(_artifacts(folder, leaders[0].number) / "confusion.png"),
         failures=_failures(rows),

@@ -92,6 +92,16 @@ def run_unprepared(*_: object) -> Iterator[RungReport]:
     raise KeyError("nothing is prepared")
 
 
+def run_killed(
+    _inputs: TrialInputs, _config: TrialConfig, _seeds: Any, workdir: Path, *_: object
+) -> Iterator[RungReport]:
+    """Count the start, and kill this very worker."""
+    with (workdir / "starts").open("a") as starts:
+        starts.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield from ()
+
+
 def run_elsewhere(*given: Any) -> Iterator[RungReport]:
     """Run the trial on another device than the one that was assigned."""
     for report in run_trial(*given):

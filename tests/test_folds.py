@@ -147,10 +147,10 @@ def test_a_trial_by_folds_goes_on_with_the_same_numbers(inputs: TrialInputs, tmp
 @pytest.mark.parametrize(
     ("counted", "said", "adaptations"),
     [
-        ({"trials": 24}, "24 trials adapt", 24 * 2 + 24),
-        ({"trials": 24, "repetitions": 3}, "24 trials adapt", 24 * 6 + 24),
-        ({"trials": 4, "again": 6}, "4 trials and 6 runs on fresh seeds adapt", 10 * 2 + 10),
-        ({"again": 6}, "2-fold: 6 runs on fresh seeds adapt", 6 * 2 + 6),
+        ({"trials": 24}, "24 trials will take", 24 * 2 + 24),
+        ({"trials": 24, "repetitions": 3}, "24 trials will take", 24 * 6 + 24),
+        ({"trials": 4, "again": 6}, "4 trials and 6 runs on fresh seeds will take", 10 * 2 + 10),
+        ({"again": 6}, "2-fold: 6 runs on fresh seeds will take", 6 * 2 + 6),
     ],
 )
 def test_the_cost_counts_adaptations(counted: dict[str, int], said: str, adaptations: int) -> None:
@@ -187,5 +187,5 @@ def test_every_command_says_the_cost_before_anything_is_prepared(
         (tmp_path / "toy.yaml").write_text(yaml.safe_dump(values))
         assert command([*words, *runs, str(tmp_path / "toy.yaml")]) == 2
         first, *_, last = capsys.readouterr().err.splitlines()
-        assert first.startswith(f"dev is 2-fold: {cost} adapt"), words
+        assert first.startswith(f"dev is 2-fold: {cost} will take"), words
         assert "nowhere" in last

@@ -19,12 +19,15 @@ import pytest
 from kinemic.cli import run as command
 from kinemic.errors import KinemicError
 from search import runner
+from search import study as studies
+from search.baselines import contenders as contender_rows
 from search.config import ConfirmConfig, SearchConfig
+from search.contenders import planned
 from search.folder import SearchFolder
 from search.lock import sole
 from search.sitting import sit
 from tests import analytic
-from tests.bench import RUNGS, SPACE, search
+from tests.bench import RUNGS, SPACE, Bench, search
 
 NAME = "mine"
 CONFIRM = {"test_subjects": ["s09"]}
@@ -125,24 +128,49 @@ def test_a_second_sitting_is_refused_and_told_who_sits(
 def test_what_goes_on_with_folds_says_first_what_is_left_to_pay(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    inputs = analytic.inputs(tmp_path)
     target = {"format": "generated", "part": "target"}
     data = {"source": {"format": "generated"}, "target": target, "split": {"folds": 3}}
-    many = [{"adaptation": k, "judge": [0]} for k in range(2)]
-    config = of(data=data, budget={"trials": 5}, seeds=many, confirm=CONFIRM | {"best": 2}, contenders={"seeds": 4})
-    opened = runner.start(config, tmp_path, prepared=(inputs, analytic.SOURCE_CLIPS))
-    opened.study.tell(opened.study.ask(), 0.5)
-    opened.study.ask()  # still runs
-    (tmp_path / "cache").touch()  # nothing can be prepared again
-    for word, cost in {
-        "resume": "4 trials and 8 runs on fresh seeds adapt",
-        "contenders": "8 runs on fresh seeds adapt",
-        "confirm": "18 runs on fresh seeds adapt",  # two best, windows, single stream, the published pool and another
-    }.items():
+    config = of(
+        data=data,
+        budget={"trials": 5},
+        pruner="none",
+        racing=False,
+        seeds=[{"adaptation": k, "judge": [0]} for k in range(2)],
+        contenders={"seeds": 4},
+        confirm=CONFIRM | {"best": 2},
+    )
+    opened = runner.start(config, tmp_path, prepared=(analytic.inputs(tmp_path), analytic.SOURCE_CLIPS))
+    bench = Bench(config, opened.folder.path, opened.study)
+    (tmp_path / "cache").touch()  # what is gone can't be prepared again
+
+    def said(word: str) -> str:
         assert command(["search", word, NAME, "--runs", str(tmp_path)]) == 2
-        first, *_, last = capsys.readouterr().err.splitlines()
-        assert first.startswith(f"dev is 3-fold: {cost}"), word
-        assert last.startswith("error: "), word
+        *costs, last = capsys.readouterr().err.splitlines()
+        assert last.startswith("error: ")
+        return costs[0].partition(" will take")[0] if costs else ""
+
+    for _ in range(2):
+        assignment = bench.ledger.next()
+        assert assignment is not None
+        bench.run(assignment)
+    bench.ledger.next()  # still runs
+    assert said("resume") == "dev is 3-fold: 3 trials and 8 runs on fresh seeds"
+    bench.ledger = bench.sitting()
+    bench.run_all()
+    best = studies.best_trial(opened.study).number
+    assert best != 0
+    assert said("resume") == said("contenders") == "dev is 3-fold: 8 runs on fresh seeds"
+    # Two best trials, windows, single stream, the published pool and another.
+    assert said("confirm") == "dev is 3-fold: 18 runs on fresh seeds"
+    found = contender_rows(opened.study, config, opened.space, analytic.SOURCE_CLIPS)
+    for run in planned(found, config, opened.folder.contenders)["published"]:
+        (run.workdir / "rung-16").mkdir(parents=True)
+        (run.workdir / "rung-16" / "report.json").touch()
+    assert said("resume") == "dev is 3-fold: 4 runs on fresh seeds"
+    for run in planned(found, config, opened.folder.contenders)["best"]:
+        (run.workdir / "rung-16").mkdir(parents=True)
+        (run.workdir / "rung-16" / "report.json").touch()
+    assert said("resume") == said("contenders") == ""
 
 
 def test_a_start_beside_another_leaves_no_trace(tmp_path: Path, holder: subprocess.Popen[str]) -> None:

@@ -25,6 +25,7 @@ from kinemic.data.splits import load_trial_data
 from kinemic.errors import ConfigError, DivergedError, KinemicError
 from kinemic.judges import judge_file, save_judge
 from kinemic.progress import Progress, silent
+from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs
 from search.again import Run
 from search.config import SearchConfig, validate
@@ -250,7 +251,8 @@ def test_the_search_that_follows_shows_what_was_measured_in_its_report_and_keeps
 ) -> None:
     shutil.copytree(runs / "toy", tmp_path / "toy")
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    searched = config(budget={"trials": 1}, contenders={"seeds": 2}, pruner="none")
+    twice = [{"adaptation": k, "judge": [0, 1]} for k in range(2)]
+    searched = config(budget={"trials": 1}, contenders={"seeds": 2}, pruner="none", seeds=twice)
     outcome = run_search(searched, tmp_path, run_trial=analytic.run_trial, prepared=prepared)
     study = open_study(searched, outcome.folder.path, outcome.folder.state().study)
     page = " ".join(re.sub("<[^>]*>", " ", render(outcome.folder, study).partition("<h2>Noise</h2>")[2]).split())
@@ -258,8 +260,13 @@ def test_the_search_that_follows_shows_what_was_measured_in_its_report_and_keeps
     for part in found.components[1:]:
         expected = f"{part.source} seed {percent(part.sd)} {percent(part.low)} to {percent(part.high)}"
         assert f"{expected} {percent(part.paired_sd)}" in page
-    first = found.detectable[0]
-    assert f"1 (this search) {percent(first.by_seeds)} {percent(first.with_clips)}" in page
+    second = found.detectable[1]
+    assert f"2 (this search) {percent(second.by_seeds)} {percent(second.with_clips)}" in page
+    assert "under other settings" not in page
+    changed = searched.model_copy(update={"trial": with_values(searched.trial, {"adapt.batch_size": 7})})
+    outcome.folder.write_config(changed)
+    told = "It was measured under other settings: trial.adapt.batch_size was 30 and is 7 now."
+    assert told in " ".join(render(outcome.folder, study).split())
     (kept,) = (tmp_path / "mlflow-artifacts").rglob("noise.json")
     assert kept.read_bytes() == outcome.folder.noise_file.read_bytes()
     outcome.folder.noise_file.write_text('{"search": "toy"}')

@@ -67,6 +67,11 @@ def test_a_trial_that_fits_no_single_node_is_refused(nodes: list[Resources], set
         shared_out(nodes, **settings)
 
 
+def test_more_than_one_gpu_a_trial_is_refused() -> None:
+    with pytest.raises(KinemicError, match="gpus is 2, but a trial uses one GPU; give at most 1"):
+        shared_out([Resources(16, 4)], gpus=2)
+
+
 @pytest.mark.parametrize("nodes", [[ONE_GPU], [ONE_GPU] * 4, [TWO_GPUS, ONE_GPU], [Resources(16, 2.6), ONE_GPU]])
 @pytest.mark.parametrize("gpus", [0.1, 0.25, 0.3, 0.5, 0.75])
 def test_what_the_ledger_lets_start_finds_room_wherever_the_others_lie(

@@ -20,6 +20,7 @@ from search import study as studies
 from search.failures import Failure, classify
 from search.ledger import Assignment
 from search.pruners import decide
+from search.shares import Share
 from search.space import contains
 from search.status import trial_rows
 from tests import analytic
@@ -270,19 +271,25 @@ def test_hours_are_counted_over_sittings_and_what_runs_when_they_are_over_is_fin
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr(ledger, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    bench = Bench(search(budget={"trials": 9, "hours": 1}, pruner="none"), tmp_path)
-    for _ in range(2):  # each sitting is killed after 25 minutes, another day
-        assignment = bench.ledger.next()
-        assert assignment is not None
-        now[0] += 1500
-        bench.run(assignment)
-        now[0] += 86400
-        bench.ledger = bench.sitting()
+    bench = Bench(search(budget={"trials": 9, "hours": 1}, pruner="none"), tmp_path, share=Share(1, 0, 2))
+    first = bench.ledger.next()
+    assert first is not None
+    now[0] += 1500
+    bench.run(first)  # the sitting is killed at a report, and another day goes on
+    now[0] += 86400
+    bench.ledger = bench.sitting()
+    second = bench.ledger.next()
+    assert second is not None
+    now[0] += 1500
+    bench.ledger.next()  # Tune asks again and again; the sitting is killed half a minute later, within a rung
+    now[0] += 30
+    bench.ledger = bench.sitting()
+    now[0] += 590
     third = bench.ledger.next()
     assert third is not None
-    now[0] += 601
+    now[0] += 20
     bench.run(third, stop_after=1)
-    assert bench.ledger.next() is None
+    assert {bench.ledger.next() is None for _ in range(2)} == {False, True}  # the interrupted one, and no new one
     bench.ledger = bench.sitting()
     assert [trial.state for trial in bench.run_all()] == [TrialState.COMPLETE] * 3
 

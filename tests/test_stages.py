@@ -230,6 +230,8 @@ def test_captions_are_forgotten_too_when_they_were_not_used_for_longest(tmp_path
     assert removed.files == {"adapted": 1, "captions": 1}
     assert new.file.stat().st_size > ONE_MEBIBYTE > 100_000 > old.file.stat().st_size
     assert np.array_equal(old.encode(captions), new.encode(captions))
+    assert collect(tmp_path, 0).files == {"captions": 2}
+    assert collect(tmp_path, 0).total == 0  # an empty database is nothing to remove
 
 
 def test_captions_that_are_being_written_stay(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ray import cloudpickle
 
 from kinemic.reading import with_values
 from search import study as studies
-from search.again import failure_lines, fresh_seeds, plan, run_all
+from search.again import Run, failure_lines, fresh_seeds, plan, run_all
 from search.baselines import Contender
 from search.config import ResourcesConfig
 from search.failures import BUG
@@ -162,6 +162,23 @@ def test_a_run_on_fresh_seeds_that_is_out_of_memory_is_tried_once_with_the_large
         assert analytic.shares(run.workdir) == [small, large, large]
     assert seen[0] == (0, 8)
     assert seen[-1] == (8, 8)
+
+
+def test_a_run_on_fresh_seeds_whose_worker_dies_goes_on_twice_and_then_is_a_lost_worker(tmp_path: Path) -> None:
+    config = search(resources={"cpus": 0.5, "gpus": 0})
+
+    def results(name: str, run_trial: RunTrial, **values: Any) -> tuple[tuple[str, ...], Run]:
+        found = Contender(name, name, with_values(config.trial, values))
+        runs = plan([found], [fresh_seeds(0, "test", 0, judges=2)], tmp_path / name)
+        work = Work(analytic.inputs(tmp_path), config.trial, config.seeds, tmp_path, run_trial)
+        return failure_lines(run_all(runs, work, share(config.resources))[name]), runs[name][0]
+
+    lines, run = results("once", analytic.run_trial, **{"loss.bank_size": analytic.DIES})
+    assert lines == ()
+    assert [steps for steps, _ in analytic.recorded(run.workdir)] == RUNGS  # its first rung was not computed again
+    (line,), run = results("always", analytic.run_killed)
+    assert line.startswith("worker lost: ")
+    assert (run.workdir / "starts").read_text() == "xxx"
 
 
 def test_a_trial_goes_on_where_the_device_is_another_one(tmp_path: Path) -> None:
