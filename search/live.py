@@ -16,7 +16,7 @@ from search.contenders import ContenderTable
 from search.folder import SearchFolder
 from search.status import TrialRow
 from search.trainable import read_progress
-from search.wording import accuracy, described, percent, ranked, states, with_interval
+from search.wording import accuracy, described, percent, ranked, states
 
 _SHOWN_VALUES = 4  # searched values beside each trial; `search best` shows all
 _LIVE_ROWS = 20
@@ -132,11 +132,15 @@ def confirmation_table(confirmation: Confirmation) -> RenderableType:
 
 
 def _tested(row: ConfirmedRow) -> tuple[str, str, str]:
-    own = with_interval(row.test_accuracy, row.test_interval)
+    own = _with_interval(row.test_accuracy, row.test_interval)
     if row.difference is None:
         return own, "", ""
-    gap = with_interval(row.difference, row.difference_interval)
+    gap = _with_interval(row.difference, row.difference_interval)
     return own, gap, percent(row.smallest_detectable_difference)
+
+
+def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{percent(value)} [{percent(interval[0])}, {percent(interval[1])}]"
 
 
 def _read_as(confirmation: Confirmation) -> list[str]:

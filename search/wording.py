@@ -14,11 +14,6 @@ def percent(value: float | None) -> str:
     return shown(None if value is None else 100 * value, 1)
 
 
-def with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
-    """Return a share with its interval, in percent; empty where there is no interval."""
-    return "" if interval is None else f"{percent(value)} [{percent(interval[0])}, {percent(interval[1])}]"
-
-
 def accuracy(row: TrialRow) -> str:
     """Return a trial's dev accuracy and standard error in percent; ``-`` before its first rung."""
     return "-" if row.accuracy is None else f"{percent(row.accuracy)} +- {percent(row.accuracy_se)}"
