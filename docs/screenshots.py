@@ -31,7 +31,7 @@ from kinemic.render import strip_png
 from search.api import result
 from search.folder import find
 from search.server import check_reachable
-from search.tracking import IDENTITY_TAG, ROLE_TAG
+from search.tags import ROLE_TAG, runs_where
 from search.view import trials_link
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -76,9 +76,8 @@ def tracked(uri: str, identity: str) -> tuple[Run, list[Run]]:
     """Return a search's own run and its finished trials, the best first."""
     client = MlflowClient(tracking_uri=uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    mine = f"tags.`{IDENTITY_TAG}` = '{identity}' and tags.`{ROLE_TAG}`"
-    (parent,) = client.search_runs(experiments, f"{mine} = 'search'")
-    finished = f"{mine} = 'trial' and attributes.status = 'FINISHED'"
+    (parent,) = client.search_runs(experiments, runs_where(identity, ROLE_TAG, "search"))
+    finished = f"{runs_where(identity, ROLE_TAG, 'trial')} and attributes.status = 'FINISHED'"
     return parent, list(client.search_runs(experiments, finished, order_by=["metrics.`dev_accuracy` DESC"]))
 
 

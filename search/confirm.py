@@ -36,6 +36,7 @@ from search.resources import connected, share, sigterm_as_ctrl_c
 from search.sitting import Opened, Sat, Sitting, Watch, runs_option, sit
 from search.space import resolve_space
 from search.status import trial_rows
+from search.tags import CONFIRMED_TAG
 from search.trainable import RunTrial
 
 LOOKS, RESULT = "test_looks", "confirmation"  # attributes of the study
@@ -85,7 +86,7 @@ def confirm(
         if stored is None or not _is_of(stored, planned):
             with connected(opened.config.resources.address), sigterm_as_ctrl_c():
                 stored = _test(planned, _run_on_dev(planned, sitting), again, without_failed)
-        tags = {"kinemic.confirmed": stored.winning_row.title}
+        tags = {CONFIRMED_TAG: stored.winning_row.title}
         sitting.tracker.log_parent(stored.metrics(), tags, {"confirmation.json": stored.model_dump_json(indent=1)})
         board_of(sitting, runs).update(trial_rows(opened.study), last=True)
         return stored

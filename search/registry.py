@@ -21,7 +21,7 @@ from kinemic.errors import KinemicError
 from search.messages import first_line, without_passwords
 from search.outbox import DELIVERY_ERRORS
 from search.server import check_reachable
-from search.tracking import IDENTITY_TAG, TRIAL_TAG
+from search.tags import TRIAL_TAG, runs_where
 
 with warnings.catch_warnings(action="ignore"):  # MLflow warns of the type hints of a class of its own
     import mlflow.pyfunc
@@ -69,7 +69,7 @@ def find_run(registry: Registry, identity: str, number: int) -> Run:
     with _one_line_errors(registry):
         client = _client(registry)
         experiment = client.get_experiment_by_name(registry.experiment)
-        where = f"tags.`{IDENTITY_TAG}` = '{identity}' and tags.`{TRIAL_TAG}` = '{number}'"
+        where = runs_where(identity, TRIAL_TAG, str(number))
         found = client.search_runs([experiment.experiment_id], where, max_results=1) if experiment else []
     if not found:
         raise KinemicError(

@@ -27,6 +27,7 @@ from search.server import check_reachable, server_command
 from search.sitting import Opened, Sitting, Watch, artifacts_folder, runs_option, sit, tidy, tracking_uri
 from search.space import resolve_space
 from search.status import TrialRow, trial_rows
+from search.tags import BEST_TAG
 from search.tracking import Tracker
 from search.trainable import RunTrial, TrialActor, Work
 
@@ -240,7 +241,7 @@ def _summarise(tracker: Tracker, study: optuna.Study, table: ContenderTable) -> 
     best = studies.best_trial(study)
     metrics = {f"trials_{state}": float(count) for state, count in studies.counts(study).items()}
     metrics |= {"dev_accuracy": float(best.value or 0.0), "best_trial": float(best.number)} | table.metrics()
-    tags = {"kinemic.best_trial": f"{best.number:04d}"}
+    tags = {BEST_TAG: f"{best.number:04d}"}
     tracker.log_parent(metrics, tags, {"contenders.json": table.to_json()})
 
 

@@ -28,13 +28,19 @@ from search.messages import first_line, without_passwords
 from search.outbox import DELIVERY_ERRORS, Outbox, is_away
 from search.records import as_table, readable, rung_metrics
 from search.space import Scalar, getattr_path
+from search.tags import (
+    DEVICE_TAG,
+    FAILURE_TAG,
+    IDENTITY_TAG,
+    LEADER_TAG,
+    ROLE_TAG,
+    STATE_TAG,
+    TRIAL_TAG,
+    WARNINGS_TAG,
+    runs_where,
+)
 from search.view import trials_link, view_tag
 
-# "study", because searches of before identities were tracked under their study's name, and are found again.
-IDENTITY_TAG = "kinemic.study"
-TRIAL_TAG, ROLE_TAG = "kinemic.trial", "kinemic.role"
-STATE_TAG, FAILURE_TAG, DEVICE_TAG = "kinemic.state", "kinemic.failure", "kinemic.device"
-LEADER_TAG, WARNINGS_TAG = "kinemic.variant_of", "kinemic.warnings"
 FINAL_KEYS = ("dev_accuracy", "dev_accuracy_se", "steps", "seconds", "peak_memory_mb")
 
 # Settings that are worth a column beside the searched ones.
@@ -151,7 +157,7 @@ class Tracker:
     def _find_children(self) -> None:
         token: str | None = None
         while True:
-            where = f"tags.`{IDENTITY_TAG}` = '{self._identity}' and tags.`{ROLE_TAG}` = 'trial'"
+            where = runs_where(self._identity, ROLE_TAG, "trial")
             page = self._client.search_runs([self._experiment], where, page_token=token)
             for run in page:
                 child = _Child(run.info.run_id, run.info.status)
@@ -178,7 +184,7 @@ class Tracker:
 
     def _created(self, number: int) -> str:
         """Return the trial's run; asked first, because a create whose answer was lost must not be done twice."""
-        where = f"tags.`{IDENTITY_TAG}` = '{self._identity}' and tags.`{TRIAL_TAG}` = '{number}'"
+        where = runs_where(self._identity, TRIAL_TAG, str(number))
         found = self._client.search_runs([self._experiment], where, max_results=1)
         if found:
             return str(found[0].info.run_id)
@@ -286,7 +292,7 @@ def _parent(client: MlflowClient, experiment_id: str, identity: str, name: str) 
 
 
 def _find_parent(client: MlflowClient, experiment_id: str, identity: str) -> Run | None:
-    where = f"tags.`{IDENTITY_TAG}` = '{identity}' and tags.`{ROLE_TAG}` = 'search'"
+    where = runs_where(identity, ROLE_TAG, "search")
     found = client.search_runs([experiment_id], where, max_results=1)
     return found[0] if found else None
 

@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterable
 from urllib.parse import quote
 
+from search.tags import FAILURE_TAG, ROLE_TAG, STATE_TAG, runs_where
+
 _TAG = "mlflow.sharedViewState."
 _METRICS = ("dev_accuracy", "dev_accuracy_se", "steps", "seconds")
 
@@ -29,14 +31,14 @@ def view_tag(identity: str, parameters: Iterable[str]) -> tuple[str, str]:
     """Return the experiment's tag, key and value, that holds the view of a search's trials."""
     columns = [f"metrics.`{key}`" for key in _METRICS] + [f"params.`{path}`" for path in parameters]
     view = {
-        "searchFilter": f"tags.`kinemic.study` = '{identity}' and tags.`kinemic.role` = 'trial'",
+        "searchFilter": runs_where(identity, ROLE_TAG, "trial"),
         "orderByKey": "metrics.`dev_accuracy`",
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
-        "selectedColumns": [*columns, "tags.`kinemic.state`", "tags.`kinemic.failure`"],
+        "selectedColumns": [*columns, f"tags.`{STATE_TAG}`", f"tags.`{FAILURE_TAG}`"],
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],
