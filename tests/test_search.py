@@ -278,7 +278,7 @@ def test_the_firewall_check_would_see_a_leak(done: Outcome, runs: Path) -> None:
 
 
 def test_a_trial_that_asks_for_more_than_there_is_is_one_line(runs: Path) -> None:
-    with pytest.raises(KinemicError, match="a trial takes 4096 CPUs and 0 GPUs, but Ray has") as caught:
+    with pytest.raises(KinemicError, match="a trial takes 4096 CPUs and 0 GPUs and no node of Ray has") as caught:
         run(search("large", resources={"cpus": 4096}), runs)
     assert "\n" not in str(caught.value)
     runner.start(search("large"), runs, prepared=(analytic.inputs(runs), analytic.SOURCE_CLIPS))  # mended, it may start
