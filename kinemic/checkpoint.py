@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,15 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> 
         raise CheckpointError(f"{path}: cannot be written ({_reason(error)}); choose a writable folder") from error
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors (on CPU) and the metadata of a checkpoint.
+def load(path: Path, only: Collection[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors (on CPU; those in ``only``, where given, reading no others) and the metadata of a checkpoint.
 
     Raises CheckpointError, in one line, for a file that is missing, truncated, or not written by ``save``.
     """
     with _opened(path) as file:
         meta = _document(path, file.metadata())
-        return {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118 (the file is no mapping)
+        names = file.keys() if only is None else only
+        return {name: file.get_tensor(name) for name in names}, meta
 
 
 def read_meta(path: Path) -> dict[str, Any]:

@@ -27,8 +27,8 @@ def identity(inputs: TrialInputs, config: TrialConfig, seeds: Sequence[TrialSeed
     corpora = {"source": inputs.source, "trial_data": inputs.trial_data}
     found: dict[str, Any] = {name: Corpus.open(path).content_hash for name, path in corpora.items() if path.is_dir()}
     if inputs.prior.is_file():
-        tensors, meta = checkpoint.load(inputs.prior)
-        statistics = b"".join(tensors[f"statistics.{name}"].numpy().tobytes() for name in ("mean", "std"))
+        tensors, meta = checkpoint.load(inputs.prior, only=("statistics.mean", "statistics.std"))
+        statistics = b"".join(tensor.numpy().tobytes() for tensor in tensors.values())
         made = {key: value for key, value in meta.items() if key != "version"}
         found["prior"] = made | {"statistics": hashlib.blake2b(statistics, digest_size=8).hexdigest()}
     named = {str(repetition): each.model_dump(mode="json") for repetition, each in enumerate(seeds)}

@@ -16,7 +16,7 @@ from search.confirmation import Confirmation
 from search.sitting import Sitting, runs_option
 from search.status import TrialRow
 from search.tracking import Tracker
-from search.wording import accuracy, described, percent, ranked, states
+from search.wording import accuracy, described, percent, ranked, span, states
 
 NOTE_TAG = "mlflow.note.content"  # the description on a run's page, Markdown
 GOAL = "best_dev_accuracy"
@@ -134,16 +134,12 @@ def _sure(confirmed: Confirmation) -> str:
     said = f"dev {percent(row.dev_mean)} +- {percent(row.dev_se)} % on {confirmed.repetitions} fresh seeds"
     # No brackets: in Markdown a pair of them before a parenthesis is a link.
     if row.test_interval:
-        said += f", test {percent(row.test_accuracy)} % ({_span(row.test_interval)})"
+        said += f", test {percent(row.test_accuracy)} % ({span(row.test_interval)})"
     for real in confirmed.rows:
         if real.key == REAL and real.difference_interval:
             noise = ", noise" if real.noise else ""
-            said += f", minus {real.title} {percent(real.difference)} ({_span(real.difference_interval)}{noise})"
+            said += f", minus {real.title} {percent(real.difference)} ({span(real.difference_interval)}{noise})"
     return said
-
-
-def _span(interval: tuple[float, float]) -> str:
-    return f"{percent(interval[0])} to {percent(interval[1])}"
 
 
 def _cells(row: TrialRow) -> tuple[str, ...]:

@@ -7,12 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import optuna
+
 from kinemic.files import write_text
 from kinemic.report import RungReport, mean, standard_error
 from search.again import Result, Run, failure_lines, fresh_seeds, plan, run_all
-from search.baselines import Contender
+from search.baselines import Contender, contenders
 from search.config import SearchConfig
+from search.folder import SearchFolder
 from search.shares import Share
+from search.space import resolve_space
 from search.trainable import Work
 
 HEADING = "on dev: chosen on these clips"
@@ -91,6 +95,13 @@ def planned(found: Sequence[Contender], config: SearchConfig, folder: Path) -> d
     judges = config.judge_seeds
     seeds = [fresh_seeds(config.sampler.seed, "contender", k, judges) for k in range(config.contenders.seeds)]
     return plan(found, seeds, folder)
+
+
+def planned_of(study: optuna.Study, config: SearchConfig, folder: SearchFolder) -> dict[str, list[Run]]:
+    """Return the runs of a search's contenders, as ``planned`` does. Raises KinemicError before a trial finished."""
+    clips = folder.state().source_clips
+    space = resolve_space(config.space, clips, config.trial.judge.profile)
+    return planned(contenders(study, config, space, clips), config, folder.contenders)
 
 
 def store(table: ContenderTable, path: Path) -> None:

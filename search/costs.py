@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from kinemic.report import REPORTS
-from search import baselines, contenders
 from search import study as studies
 from search.again import Run
 from search.config import SearchConfig
 from search.confirm import rows_of
+from search.contenders import planned_of
 from search.folder import SearchFolder
-from search.space import resolve_space
 
 _ADAPTING_CONTENDERS: Final = 2  # the published configuration and the best trial; the other rows are of real clips
 
@@ -34,10 +33,8 @@ def cost_of_contenders(config: SearchConfig, folder: SearchFolder) -> str:
     """Return the cost of the contenders that were not run yet. Raises KinemicError before a trial has finished."""
     if config.data.split.folds is None:
         return ""
-    study, clips = studies.open_study(config, folder.path, folder.state().study), folder.state().source_clips
-    space = resolve_space(config.space, clips, config.trial.judge.profile)
-    found = baselines.contenders(study, config, space, clips)
-    return config.data.split.cost(again=_left(contenders.planned(found, config, folder.contenders)))
+    study = studies.open_study(config, folder.path, folder.state().study)
+    return config.data.split.cost(again=_left(planned_of(study, config, folder)))
 
 
 def cost_of_confirmation(config: SearchConfig, folder: SearchFolder) -> str:

@@ -16,14 +16,13 @@ from markupsafe import Markup
 from kinemic.errors import KinemicError
 from kinemic.files import write_text
 from kinemic.report import mean, shown
-from search import baselines, confirmation, contenders, noise_report
+from search import confirmation, contenders, noise_report
 from search import study as studies
 from search.board import importances
 from search.figures import figures, importances_note, plotly_js
 from search.folder import SearchFolder, differences
-from search.space import resolve_space
 from search.status import TrialRow, trial_rows
-from search.wording import accuracy, described, percent, ranked, states
+from search.wording import accuracy, described, percent, ranked, span, states
 
 LEADERS = 20
 _PICTURED = 3  # trials whose clips are shown
@@ -51,7 +50,7 @@ def render(folder: SearchFolder, study: optuna.Study) -> str:
     environment = Environment(
         loader=PackageLoader("search"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "accuracy": accuracy, "shown": shown, "share": _share}
+    environment.filters |= {"percent": percent, "accuracy": accuracy, "shown": shown, "share": span}
     template = environment.get_template("report.html")
     return template.render(
         name=config.name,
@@ -105,11 +104,7 @@ def class_gains(folder: SearchFolder, study: optuna.Study) -> list[dict[str, Any
 
 def _contender_folders(folder: SearchFolder, study: optuna.Study) -> dict[str, list[Path]]:
     """Return by key where each repetition of a contender is run; those of an earlier best trial are left out."""
-    config, state = folder.config(), folder.state()
-    space = resolve_space(config.space, state.source_clips, config.trial.judge.profile)
-    planned = contenders.planned(
-        baselines.contenders(study, config, space, state.source_clips), config, folder.contenders
-    )
+    planned = contenders.planned_of(study, folder.config(), folder)
     return {key: [run.workdir for run in runs] for key, runs in planned.items()}
 
 
@@ -153,8 +148,3 @@ def _data_uri(path: Path) -> str:
     if not path.exists():
         return ""
     return f"data:image/{path.suffix[1:]};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _share(interval: Sequence[float] | None) -> str:
-    """Return an interval of shares (0..1) in percent."""
-    return "?" if not interval else f"{percent(interval[0])} to {percent(interval[1])}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from kinemic.report import shown
 from search.space import Scalar
@@ -12,6 +12,11 @@ from search.status import TrialRow
 def percent(value: float | None) -> str:
     """Return a share (0..1) in percent with one digit; ``?`` where it is unknown."""
     return shown(None if value is None else 100 * value, 1)
+
+
+def span(interval: Sequence[float] | None) -> str:
+    """Return an interval of shares (0..1) in percent; ``?`` where it is unknown."""
+    return "?" if not interval else f"{percent(interval[0])} to {percent(interval[1])}"
 
 
 def accuracy(row: TrialRow) -> str:
