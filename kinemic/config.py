@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,9 +10,25 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 
 class Frozen(BaseModel):
-    """Base of every configuration: immutable, and an unknown key is an error."""
+    """Base of every configuration: immutable, and an unknown key is an error, as is a switch in place of a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, data: Any) -> Any:
+        # Python takes True for 1.
+        for name, value in data.items() if isinstance(data, dict) else ():
+            wanted = _types_in(cls.model_fields[name].annotation) if name in cls.model_fields else set()
+            given = value if isinstance(value, list | tuple) else [value]
+            if wanted & {int, float} and bool not in wanted and any(isinstance(each, bool) for each in given):
+                raise ValueError(f"{name}: expected a number, got {str(value).lower()}")
+        return data
+
+
+def _types_in(annotation: Any) -> set[Any]:
+    """Every type that an annotation of a single value, or of a row of them, names."""
+    return {annotation}.union(*(_types_in(each) for each in typing.get_args(annotation)))
 
 
 # --- data -------------------------------------------------------------------------------------------------------

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import difflib
+import json
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from kinemic.config import ExperimentConfig, Reader, TextConfig, TrialConfig
+from kinemic.documents import LARGEST, parse_yaml
 from kinemic.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_DEEPEST = 10  # groups in a path
+
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping. Raises ConfigError where the file is missing, is not YAML, or is not a mapping."""
+    """Read a YAML mapping, as ``documents.parse_yaml`` does.
+
+    Raises ConfigError where the file is missing, too large, no YAML without surprises, or not a mapping.
+    """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ConfigError(f"{path}: larger than {LARGEST:,} bytes; give the YAML file of an experiment")
+        data = parse_yaml(content.decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of settings at the top, got {type(data).__name__}")
     return data
@@ -62,6 +74,8 @@ def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
         if not equals or not path:
             raise ConfigError(f"--set {setting}: expected path=value, for example budget.trials=4")
         *parents, leaf = path.split(".")
+        if len(parents) > _DEEPEST:
+            raise ConfigError(f"--set {path[:40]}...: no setting is {len(parents)} levels deep")
         node = result
         for part in parents:
             child = node.setdefault(part, {})
@@ -69,9 +83,9 @@ def override(data: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
                 raise ConfigError(f"--set {setting}: {part} is a value, not a group; it has no key {leaf}")
             node = child
         try:
-            node[leaf] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {setting}: the value is not valid YAML") from error
+            node[leaf] = parse_yaml(text)
+        except ValueError as error:
+            raise ConfigError(f"--set {setting}: {error}") from error
     return result
 
 
@@ -122,6 +136,10 @@ def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"{path} is missing; it has no default"
+    if problem["type"] in ("string_type", "path_type") and not isinstance(problem["input"], dict | list):
+        return (
+            f"{path}: expected text, got {json.dumps(problem['input'], default=repr)}; to mean text, put it in quotes"
+        )
     shown = repr(problem["input"])
     return f"{path}: {message}" + (f", got {shown}" if len(shown) < 80 and problem["type"] != "value_error" else "")
 

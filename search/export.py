@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
-import yaml
 
 import kinemic
 from kinemic.bundle_check import FILE_NAME as CHECK
 from kinemic.bundle_check import BundleCheck
+from kinemic.documents import dump_yaml
 from kinemic.errors import KinemicError
 from kinemic.files import new_folder, write_text
 from kinemic.progress import Progress, ProgressCallback, silent
@@ -42,7 +42,7 @@ class Exported:
 
 def settings(values: dict[str, Scalar]) -> list[str]:
     """Return searched values as ``--set`` arguments of a trial."""
-    return [f"trial.{path}={yaml.safe_dump(value).splitlines()[0]}" for path, value in values.items()]
+    return [f"trial.{path}={dump_yaml(value).splitlines()[0]}" for path, value in values.items()]
 
 
 def export_trial(
@@ -74,7 +74,7 @@ def export_trial(
             "seeds": [each.model_dump(mode="json") for each in config.seeds],
             "config": trial.model_dump(mode="json"),
         }
-        write_text(bundle / "config.yaml", yaml.safe_dump(data, sort_keys=False))
+        write_text(bundle / "config.yaml", dump_yaml(data))
         write_text(bundle / "README.md", _readme(config, chosen))
         progress(Progress("check", 0, 1))
         found = check_in_fresh_process(bundle, state.inputs.trial_data)

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kinemic.documents import dump_yaml
 from kinemic.errors import KinemicError
 from kinemic.files import write_text
 from kinemic.reading import load_yaml
@@ -149,13 +148,13 @@ def find(runs: Path, name: str) -> SearchFolder:
 
 def dump(config: SearchConfig) -> str:
     """Return a configuration as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return dump_yaml(config.model_dump(mode="json"))
 
 
 def dump_tracked(config: SearchConfig) -> str:
     """Return a configuration as YAML for MLflow: without the test split (METHOD section 6), storage and passwords."""
     data = config.model_dump(mode="json", exclude={"confirm", "storage"})
-    return without_passwords(yaml.safe_dump(data, sort_keys=False))
+    return without_passwords(dump_yaml(data))
 
 
 def differences(there: Any, here: Any, path: str = "") -> Iterator[str]:

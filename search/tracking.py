@@ -16,11 +16,11 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from kinemic.config import TrialConfig
+from kinemic.documents import dump_yaml
 from kinemic.errors import KinemicError
 from kinemic.report import RungReport
 from search.failures import Failure
@@ -89,7 +89,7 @@ class Tracker:
         child.status = "RUNNING"
         shown = {path: readable(value) for path, value in values.items()}
         shown |= {path: readable(getattr_path(config, path)) for path in _FIXED_OF_INTEREST if path not in shown}
-        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        text = dump_yaml(config.model_dump(mode="json"))
         tags = {STATE_TAG: "running"} | ({} if leader is None else {LEADER_TAG: str(leader)})
         self._outbox.put(lambda: self._start(number, child, shown, tags))
         self._outbox.put(lambda: self._client.log_text(child.run_id, text, "config.yaml"))
