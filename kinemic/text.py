@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -50,14 +51,24 @@ class TextEncoder(Protocol):
     def encode(self, captions: Sequence[str]) -> NDArray[np.float32]:
         """Return one raw (not normalised) row per caption, (n, E); raises DataError for one that can't be embedded."""
 
+    def limited(self, tokens: int | None, whole: TextEncoder | None = None) -> TextEncoder:
+        """Return the encoder that cuts captions after so many tokens; itself for None, or if it has no tokens.
+
+        Captions that need no cut are left to ``whole``, which may have them already (default: this encoder).
+        """
+
 
 def build_encoder(config: TextConfig, captions: Sequence[str] = (), device: str = "cpu") -> TextEncoder:
     """Return the encoder of a configuration; ``captions`` are what TF-IDF is fitted on, CLIP ignores them.
 
+    Warns where CLIP's weights want another activation than the architecture has, or don't tell theirs.
     Raises ConfigError, DataError or CheckpointError, each of one line.
     """
     if isinstance(config, OpenClipConfig):
-        return build_open_clip(config, device)
+        encoder = build_open_clip(config, device)
+        if encoder.note:
+            warnings.warn(encoder.note, stacklevel=2)
+        return encoder
     return TfidfEncoder.fit(captions, config.dim)
 
 
@@ -100,5 +111,5 @@ def load_encoder(folder: Path, device: str = "cpu") -> TextEncoder:
         raise CheckpointError(f"{folder}: not a readable text encoder ({why}); delete it to make a new one") from error
     encoder = build_open_clip(config, device) if isinstance(config, OpenClipConfig) else TfidfEncoder.load(folder)
     if encoder.id != expected:
-        raise CheckpointError(f"{folder}: made with text encoder {expected}, now it is {encoder.id}")
+        raise CheckpointError(f"{folder}: made with text encoder {expected}, now it is {encoder.id}; delete it")
     return encoder

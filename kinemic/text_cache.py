@@ -66,6 +66,11 @@ class CachedEncoder:
             return np.zeros((0, self.dim), dtype=np.float32)
         return np.stack([known[caption] for caption in captions])
 
+    def limited(self, tokens: int | None, whole: TextEncoder | None = None) -> TextEncoder:
+        """Return the encoder that cuts captions, with a cache file of its own; the others come from this one's."""
+        inner = self.encoder.limited(tokens, whole or self)
+        return self if inner is self.encoder else CachedEncoder(inner, self.folder)
+
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
         try:

@@ -13,12 +13,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinemic.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    from kinemic.text import TextEncoder
 
 VERSION = 2  # of stems, weights and fit; part of the id
 STATE, ARRAYS = "tfidf.json", "tfidf.safetensors"
@@ -111,6 +114,10 @@ class TfidfEncoder:
         # Unit rows times the root of the width: single numbers of about 1, as the prior's text projection likes them.
         out[:, : len(self.components_RV)] = (sparse @ self.components_RV.T) * math.sqrt(self.dim)
         return out
+
+    def limited(self, tokens: int | None, whole: TextEncoder | None = None) -> TfidfEncoder:
+        """Return itself: it has no tokens, and no context that could end."""
+        return self
 
     def save(self, folder: Path) -> None:
         """Write the state into a folder: vocabulary as JSON, arrays as safetensors."""
