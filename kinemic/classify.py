@@ -65,6 +65,8 @@ PROFILES: Final[dict[JudgeProfile, Profile]] = {
     # Its first stage already halves the frames; small batches, because it is updates that 100 clips lack. 200 of them
     # are few (real only: 0.70, after 600 0.73), more would not fit into the demo's minutes.
     "demo": Profile(8, 3, (1, 2), frames=32, repeat=1, epochs=12, batch_size=16, least_updates=200),
+    # A dry run: whether every part works with these data, in a tenth of a second. Its accuracy means nothing.
+    "smoke": Profile(8, 2, (1, 2), frames=16, repeat=1, epochs=1, batch_size=16, least_updates=40),
 }
 
 

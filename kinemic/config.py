@@ -289,7 +289,7 @@ class SynthesisConfig(Frozen):
     batch_size: int = Field(64, ge=1)
 
 
-JudgeProfile = Literal["published", "small", "demo"]
+JudgeProfile = Literal["published", "small", "demo", "smoke"]
 
 
 class JudgeConfig(Frozen):

@@ -34,7 +34,7 @@ def random_bundle(lengths: tuple[int, ...] = (16, 24, 41), classes: tuple[str, .
         captions=captions,
         text=tuple(torch.eye(4)[: len(c)] for c in captions),
         lengths=(lengths,) * len(classes),
-        trial=TrialConfig.model_validate({"synthesis": {"sampling_steps": 2}, "judge": {"profile": "demo"}}),
+        trial=TrialConfig.model_validate({"synthesis": {"sampling_steps": 2}, "judge": {"profile": "smoke"}}),
         seeds=TrialSeeds(),
         encoder_id="tfidf-4-test",
     )

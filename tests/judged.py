@@ -49,7 +49,7 @@ def train_judge(inputs: TrialInputs) -> None:
     from kinemic.data.splits import load_trial_data
     from kinemic.judges import save_judge
 
-    data, config = load_trial_data(inputs.trial_data), JudgeConfig(profile="demo")
+    data, config = load_trial_data(inputs.trial_data), JudgeConfig(profile="smoke")
     clips, labels = [data.corpus.joints(i) for i in data.train], data.corpus.labels[data.train]
     judge = train_classifier(clips, labels, len(data.corpus.classes), config, seed=0)
     save_judge(judge, inputs.cache / JUDGE, data.corpus.classes, seed=0)

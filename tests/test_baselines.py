@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kinemic import classify
 from kinemic.baselines import baseline_clips
 from kinemic.config import ClipSource, TrialConfig, TrialSeeds
 from kinemic.errors import CheckpointError, ConfigError
@@ -23,15 +20,6 @@ from tests.toy import toy_experiment
 
 EXPERIMENT = toy_experiment()
 SEEDS = TrialSeeds(adaptation=3, generation=4, judge=(5, 6))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_judge() -> Iterator[None]:
-    """Let the judge take a few updates: what it learns is not asked here."""
-    usual = classify.PROFILES["demo"]
-    classify.PROFILES["demo"] = dataclasses.replace(usual, epochs=1, least_updates=0)
-    yield
-    classify.PROFILES["demo"] = usual
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +105,11 @@ def test_kept_judges_score_as_they_did(source: ClipSource, inputs: TrialInputs, 
     dev, truth = [data.corpus.joints(i) for i in data.dev], data.corpus.labels[data.dev]
     for number, seed in enumerate(SEEDS.judge):
         file = judge_file(tmp_path, number)
-        check_judge(file, "demo", data.corpus.classes, seed)
+        check_judge(file, "smoke", data.corpus.classes, seed)
         logits, _ = load_judge(file).score(dev)
         assert (logits.argmax(axis=1) == truth).mean() == report.accuracies[number]
     with pytest.raises(CheckpointError, match="seed is 6, this run needs 5"):
-        check_judge(judge_file(tmp_path, 1), "demo", data.corpus.classes, 5)
+        check_judge(judge_file(tmp_path, 1), "smoke", data.corpus.classes, 5)
 
 
 def test_judges_are_kept_only_where_asked(inputs: TrialInputs, tmp_path: Path) -> None:

@@ -27,12 +27,12 @@ from tests.toy import TOY
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_judge() -> Iterator[None]:
-    """Let the judge take a few updates: what it learns is not asked here."""
-    usual = classify.PROFILES["demo"]
-    classify.PROFILES["demo"] = dataclasses.replace(usual, epochs=1, least_updates=0, max_generated_per_class=1)
+def sparing_judge() -> Iterator[None]:
+    """Let the judge take one generated clip a class, so that it leaves some out."""
+    usual = classify.PROFILES["smoke"]
+    classify.PROFILES["smoke"] = dataclasses.replace(usual, max_generated_per_class=1)
     yield
-    classify.PROFILES["demo"] = usual
+    classify.PROFILES["smoke"] = usual
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ def test_an_export_says_what_a_fresh_process_found(searched: Searched, exported:
     made = random_bundle().generate(None, 4, check.seed)
     assert check.frames == (min(map(len, made.features)), max(map(len, made.features)))
     assert check.verdict is not None
-    assert (check.verdict.profile, check.verdict.chance) == ("demo", pytest.approx(1 / 3))
+    assert (check.verdict.profile, check.verdict.chance) == ("smoke", pytest.approx(1 / 3))
     assert set(check.verdict.by_class) == set(CLASSES)
     assert np.mean(list(check.verdict.by_class.values())) == pytest.approx(check.verdict.recognised)
     assert f"checked in a fresh process: {check.line()}" in exported.shown

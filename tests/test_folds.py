@@ -14,7 +14,6 @@ import yaml
 
 from kinemic import scoring, stages
 from kinemic.bundle import GeneratorBundle
-from kinemic.classify import PROFILES
 from kinemic.cli import run as command
 from kinemic.config import ExperimentConfig, TrialSeeds
 from kinemic.data.check import check_split
@@ -34,11 +33,6 @@ def experiment(**split: Any) -> ExperimentConfig:
     plain = {"classes": ["wave", "squat", "kick"], "shots": 4, "train_subjects": ["s01", "s02"], "folds": 2}
     target = TOY["data"]["target"] | {"clips": 48}  # two a subject
     return parse(ExperimentConfig, TOY | {"data": TOY["data"] | {"target": target, "split": plain | split}}, "toy")
-
-
-@pytest.fixture(autouse=True)
-def _quick_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PROFILES, "demo", replace(PROFILES["demo"], epochs=1, least_updates=0))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +178,7 @@ def test_too_few_configurations_that_run_are_one_line(tmp_path: Path, prepared: 
 def test_what_each_dev_clip_was_taken_for_is_asked_of_the_judges_that_were_kept(
     tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = replace(classify.PROFILES["demo"], epochs=1, least_updates=0)
-    monkeypatch.setitem(classify.PROFILES, "demo", quick)
-    data, judge = load_trial_data(prepared[0].trial_data), JudgeConfig(profile="demo")
+    data, judge = load_trial_data(prepared[0].trial_data), JudgeConfig(profile="smoke")
     labels, classes = data.corpus.labels, data.corpus.classes
     joints, own = [data.corpus.joints(i) for i in data.train], labels[data.train]
     rows = [[Run(TrialConfig(), TrialSeeds(judge=(0, 1)), tmp_path / f"{c}-{k}") for k in range(3)] for c in range(2)]

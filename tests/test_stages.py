@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from kinemic import store
-from kinemic.classify import PROFILES
 from kinemic.cli import run as command
 from kinemic.config import TrialSeeds
 from kinemic.inputs import prepare_inputs
@@ -30,14 +29,6 @@ from tests.toy import toy_experiment
 EXPERIMENT = toy_experiment()
 FIRST = (TrialSeeds(judge=(0,)),)
 ONE_MEBIBYTE = 1 << 20
-
-
-QUICK = replace(PROFILES["demo"], epochs=1, least_updates=0)
-
-
-@pytest.fixture(autouse=True)
-def _quick_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PROFILES, "demo", QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +48,6 @@ def run(inputs: TrialInputs, workdir: Path, seeds: tuple[TrialSeeds, ...] = FIRS
 
 def run_elsewhere(inputs: TrialInputs, workdir: Path) -> list[RungReport]:
     """Run a trial in a process of its own."""
-    PROFILES["demo"] = QUICK
     return run(inputs, workdir)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 
 from kinemic import scoring
 from kinemic.bundle import GeneratorBundle
-from kinemic.classify import PROFILES, JudgeReport
+from kinemic.classify import JudgeReport
 from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.splits import load_trial_data, make_test_data
 from kinemic.errors import CheckpointError, ConfigError, DataError, FirewallError
@@ -29,13 +28,6 @@ from kinemic.trial import run_trial
 from tests.toy import toy_experiment
 
 EXPERIMENT = toy_experiment()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_judge() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PROFILES, "demo", replace(PROFILES["demo"], epochs=1, least_updates=0))
-        yield
 
 
 @pytest.fixture(scope="module")

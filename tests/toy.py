@@ -24,7 +24,7 @@ TOY: dict[str, Any] = {
         "mining": {"top_k": 5},
         "adapt": {"rungs": [2, 4], "batch_size": 4, "diffusion_steps": 10, "lora": {"rank": 2}},
         "synthesis": {"clips_per_class": 2, "sampling_steps": 3},
-        "judge": {"profile": "demo"},
+        "judge": {"profile": "smoke"},
     },
     "seeds": {"judge": [0, 1]},
 }
