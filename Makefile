@@ -14,8 +14,9 @@ venv: $(READY)
 demo: $(READY)
 	$(BIN)/kinemic search run examples/demo.yaml --set name=$(DEMO)
 
+# Two processes, a file each at a time: a test that waits for Ray or a server leaves its core to another.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What is looked at in a browser; needs an installed Chromium beside what pip brings.
 system-test: $(SYSTEM)

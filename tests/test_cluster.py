@@ -38,6 +38,7 @@ TINY = (
     "prior.pretrain.steps=2",
     "trial.adapt.rungs=[1,2]",
     "trial.synthesis={clips_per_class: 1, sampling_steps: 2}",
+    "trial.judge.profile=smoke",
     "space={loss.temperature: {type: float, low: 0.05, high: 0.1}}",
     "seeds.judge=[0]",
     "contenders.seeds=2",
