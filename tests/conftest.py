@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 # Read when torch is first imported, and inherited by every process that a test starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A console is as wide as the variable that it is made under says; several processes at the tests set it, and what a test
-# sets would have no effect.
-for name in ("COLUMNS", "LINES"):
-    os.environ.pop(name, None)
+# A console keeps the width that these give when it is made. Tests in several processes have them, and what a test sets
+# later would have no effect.
+os.environ.pop("COLUMNS", None)
+os.environ.pop("LINES", None)
 
 # A suite that a shell started in the background ignores Ctrl-C, and so would all that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
