@@ -12,7 +12,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from kinemic import __version__, checkpoint
 from kinemic.clips import Batch, ClipSet, endless_passes
 from kinemic.config import AdaptConfig, LossConfig
 from kinemic.diffusion import cosine_schedule
-from kinemic.errors import ConfigError, DataError, DivergedError, EmptyPoolError
+from kinemic.errors import CheckpointError, ConfigError, DataError, DivergedError, EmptyPoolError
 from kinemic.losses import MemoryBank
 from kinemic.models.lora import add_lora, merge
 from kinemic.models.mdm import MDM
@@ -107,23 +107,30 @@ class Adaptation:
         streams.load_state_dict(self._average, strict=False)
         return merge(streams.target)
 
-    def save(self, path: Path) -> None:
-        """Write what training has changed: trained parameters, memory bank, optimiser; never the frozen weights."""
+    def save(self, path: Path, mark: Mapping[str, Any] | None = None) -> None:
+        """Write what training has changed: trained parameters, memory bank, optimiser; never the frozen weights.
+
+        ``mark`` is kept in the metadata.
+        """
         tensors = {f"trained.{name}": p.detach() for name, p in self._trained.items()}
         for name, p in self._trained.items():
             tensors |= {f"optimiser.{name}.{key}": value for key, value in self._optimiser.state[p].items()}
         tensors |= {f"average.{name}": value for name, value in self._average.items()}
         tensors |= {"bank.embeddings": self.bank.embeddings_ND, "bank.labels": self.bank.labels_N}
         done = {"step": self.step, "totals": self.totals, "seconds": self.seconds}
-        checkpoint.save(path, tensors, {**self.identity, **done, "version": __version__})
+        checkpoint.save(path, tensors, {**self.identity, **done, "version": __version__, **(mark or {})})
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Path, mark: Mapping[str, Any] | None = None) -> None:
         """Continue from a saved step, with the same numbers as if never stopped.
 
-        Raises CheckpointError where the file belongs to another prior, text encoder, width, configuration or seed.
+        Raises CheckpointError, before anything has changed, where the file belongs to another prior, text encoder,
+        width, configuration, seed or ``mark``, and where it does not hold what ``save`` writes.
         """
         tensors, meta = checkpoint.load(path)
         checkpoint.require(meta, self.identity, path)
+        checkpoint.require_if_there(meta, mark or {}, path)
+        self._check_tensors(tensors, path)
+        step, totals, seconds = _done(meta, path)
         with torch.no_grad():
             for name, p in self._trained.items():
                 p.copy_(tensors[f"trained.{name}"])
@@ -134,7 +141,20 @@ class Adaptation:
         self._optimiser.load_state_dict(state)
         self.bank.embeddings_ND = tensors["bank.embeddings"].to(self.device)
         self.bank.labels_N = tensors["bank.labels"].to(self.device)
-        self.step, self.totals, self.seconds = int(meta["step"]), dict(meta["totals"]), float(meta["seconds"])
+        self.step, self.totals, self.seconds = step, totals, seconds
+
+    def _check_tensors(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        """Raise CheckpointError for a tensor that is missing or of another shape."""
+        shapes = {f"trained.{name}": tuple(p.shape) for name, p in self._trained.items()}
+        shapes |= {f"average.{name}": tuple(value.shape) for name, value in self._average.items()}
+        for name, p in self._trained.items():
+            shapes |= {f"optimiser.{name}.{key}": tuple(p.shape) for key in _moments(tensors, name) if key != "step"}
+        entries = len(tensors.get("bank.labels", ()))
+        shapes |= {"bank.embeddings": (entries, self.prior.config.width), "bank.labels": (entries,)}
+        for name, shape in shapes.items():
+            found = tuple(tensors[name].shape) if name in tensors else "missing"
+            if found != shape:
+                raise CheckpointError(f"{path}: {name} is {found}, this run needs {shape}; delete the file")
 
     def _build_streams(self) -> TwoStreams:
         def seeded(name: str) -> int:
@@ -231,7 +251,14 @@ def _finite(values: dict[str, float], step: int) -> dict[str, float]:
     return values
 
 
-def _moments(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+def _done(meta: Mapping[str, Any], path: Path) -> tuple[int, dict[str, float], float]:
+    try:
+        return int(meta["step"]), dict(meta["totals"]), float(meta["seconds"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: does not say what was done ({error}); delete the file") from error
+
+
+def _moments(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     keys = ("step", "exp_avg", "exp_avg_sq")
     return {key: tensors[f"optimiser.{name}.{key}"] for key in keys if f"optimiser.{name}.{key}" in tensors}
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -98,7 +98,7 @@ def read_result(text: str | bytes, model: type[Result]) -> Result:
 def validate_result(value: Any, model: type[Result]) -> Result:
     """Return plain values as ``model``. Raises ValueError, in one line that names the first problem's place."""
     try:
-        found: Result = _adapter(model).validate_python(value)
+        found: Result = _adapter(cast(Any, model)).validate_python(value)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or "the top"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kinemic.classify import PROFILES, Classifier, JudgeReport, judge, limit_generated, new_model, train_classifier
 from kinemic.config import JudgeConfig
@@ -123,16 +125,23 @@ def _write(store: StageStore, key: str, report: JudgeReport) -> None:
 
 
 def _read(store: StageStore, key: str, config: JudgeConfig, classes: int, device: str) -> JudgeReport | None:
-    kept = store.read(JUDGED, key)
+    model = new_model(PROFILES[config.profile], classes, seed=0)
+
+    def back(tensors: dict[str, Tensor], meta: dict[str, Any]) -> tuple[NDArray[np.int64], float, float]:
+        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+        confusion = tensors["confusion"].numpy()
+        if confusion.shape != (classes, classes) or confusion.dtype != np.int64:
+            raise ValueError(f"confusion is {confusion.dtype} {confusion.shape}, expected int64 {(classes, classes)}")
+        return confusion, float(meta["loss"]), float(meta["seconds"])
+
+    kept = store.read(JUDGED, key, back)
     if kept is None:
         return None
-    tensors, meta = kept
-    model = new_model(PROFILES[config.profile], classes, seed=0)
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    confusion, loss, seconds = kept
     return JudgeReport(
-        classifier=Classifier(model.to(device).eval(), config.profile, device, meta["loss"]),
+        classifier=Classifier(model.to(device).eval(), config.profile, device, loss),
         profile=config.profile,
-        confusion=tensors["confusion"].numpy(),
-        loss=meta["loss"],
-        seconds=meta["seconds"],
+        confusion=confusion,
+        loss=loss,
+        seconds=seconds,
     )

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,12 +22,12 @@ from kinemic.adapt import Adaptation
 from kinemic.bundle import GeneratorBundle
 from kinemic.classify import Classifier, JudgeReport
 from kinemic.config import TrialConfig, TrialSeeds
-from kinemic.errors import CheckpointError
 from kinemic.material import Material, mine_pools, start_adaptation
 from kinemic.mining import MiningResult, Pool
 from kinemic.progress import ProgressCallback, silent
 from kinemic.scoring import score_kept, train_judges
-from kinemic.store import StageStore, digest
+from kinemic.skeleton import NUM_FEATURES
+from kinemic.store import StageStore, digest, mark
 from kinemic.synthesis import Synthetic
 
 POOLS, ADAPTED, SYNTHETIC = "pools", "adapted", "synthetic"
@@ -79,7 +80,8 @@ class Stages:
         material, mining = self.material, self.config.mining
         captions = material.data.corpus.class_captions
         key = digest(material.source.content_hash, captions, material.encoder.id, mining.model_dump(mode="json"))
-        return self._kept(POOLS, "mine", key, lambda: mine_pools(material, mining), _pools_out, _pools_in)
+        back = partial(_pools_in, classes=len(captions), clips=len(material.source))
+        return self._kept(POOLS, "mine", key, lambda: mine_pools(material, mining), _pools_out, back)
 
     def adapt(self, steps: int) -> dict[str, float]:
         """Bring the fine-tuning to a step, from the last rung before it that is there.
@@ -94,7 +96,8 @@ class Stages:
             self.clock.reuse("adapt", adaptation.seconds - known)
             if adaptation.step < steps:
                 adaptation.run(steps, self.progress)
-                adaptation.save(self.store.file(ADAPTED, self._adapted_key(steps)))
+                key = self._adapted_key(steps)
+                adaptation.save(self.store.file(ADAPTED, key), mark(ADAPTED, key))
         return {k: (total - before.get(k, 0.0)) / (steps - first) for k, total in adaptation.totals.items()}
 
     @property
@@ -110,7 +113,8 @@ class Stages:
             return bundle.generate(None, synthesis.clips_per_class, seed, self.device, progress=self.progress)
 
         key = digest(self._adapted_key(self._adaptation.step), synthesis.model_dump(mode="json"), seed)
-        return self._kept(SYNTHETIC, "synthesise", key, make, _clips_out, _clips_in)
+        back = partial(_clips_in, classes=len(bundle.classes))
+        return self._kept(SYNTHETIC, "synthesise", key, make, _clips_out, back)
 
     def judge(self, synthetic: Synthetic | None) -> list[JudgeReport]:
         """Return the judge's reports on the few shots and these clips, one a judge seed."""
@@ -148,13 +152,12 @@ class Stages:
 
     def _restore(self, steps: int) -> bool:
         key = self._adapted_key(steps)
-        if not self.store.has(ADAPTED, key):
-            return False
-        try:
-            self._adaptation.restore(self.store.file(ADAPTED, key))
-        except CheckpointError:  # damaged, or removed just now: made again, it replaces the file
-            return False
-        return True
+
+        def restore(file: Path) -> bool:
+            self._adaptation.restore(file, mark(ADAPTED, key))
+            return True
+
+        return self.store.use(ADAPTED, key, restore) or False
 
     def _kept(
         self,
@@ -166,10 +169,10 @@ class Stages:
         back: Callable[[dict[str, Tensor], dict[str, Any]], Made],
     ) -> Made:
         with self.clock.time(stage):
-            kept = self.store.read(name, key)
+            kept = self.store.read(name, key, lambda tensors, meta: (back(tensors, meta), float(meta["seconds"])))
             if kept is not None:
-                self.clock.reuse(stage, kept[1]["seconds"])
-                return back(*kept)
+                self.clock.reuse(stage, kept[1])
+                return kept[0]
             start = time.perf_counter()
             made = make()
             tensors, meta = out(made)
@@ -204,11 +207,13 @@ def _pools_out(mined: MiningResult) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, {"pools": rest, "warnings": list(mined.warnings)}
 
 
-def _pools_in(tensors: dict[str, Tensor], meta: dict[str, Any]) -> MiningResult:
+def _pools_in(tensors: dict[str, Tensor], meta: dict[str, Any], classes: int, clips: int) -> MiningResult:
     pools = [
         Pool(tensors[f"indices.{c}"].numpy(), tensors[f"similarities.{c}"].numpy(), *rest)
         for c, rest in enumerate(meta["pools"])
     ]
+    if len(pools) != classes or any(not _within(pool.indices, clips) for pool in pools):
+        raise ValueError(f"expected {classes} pools of indices into {clips} clips")
     return MiningResult(tuple(pools), tuple(meta["warnings"]))
 
 
@@ -223,7 +228,16 @@ def _clips_out(made: Synthetic) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, {"warnings": list(made.warnings)}
 
 
-def _clips_in(tensors: dict[str, Tensor], meta: dict[str, Any]) -> Synthetic:
+def _clips_in(tensors: dict[str, Tensor], meta: dict[str, Any], classes: int) -> Synthetic:
     features = [clip.numpy() for clip in torch.split(tensors["features"], tensors["frames"].tolist())]
+    labels = tensors["labels"].numpy()
+    if tensors["features"].shape[1:] != (NUM_FEATURES,) or labels.shape != (len(features),):
+        raise ValueError(f"expected labelled clips of {NUM_FEATURES} features")
+    if not _within(labels, classes):
+        raise ValueError(f"expected labels of {classes} classes")
     prompts = tensors["prompts"].numpy() if "prompts" in tensors else None
-    return Synthetic(features, tensors["labels"].numpy(), prompts, tuple(meta["warnings"]))
+    return Synthetic(features, labels, prompts, tuple(meta["warnings"]))
+
+
+def _within(indices: np.ndarray, limit: int) -> bool:
+    return indices.dtype == np.int64 and indices.ndim == 1 and not ((indices < 0) | (indices >= limit)).any()

@@ -12,16 +12,18 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from kinemic.errors import CheckpointError
+from kinemic.errors import KinemicError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Result = TypeVar("Result")
 
 GIGABYTE: Final = 10**9
 DEFAULT_LIMIT_GB: Final = 20.0
@@ -29,35 +31,56 @@ STAGES: Final = "stages"  # the folder's name, in the folder of all that is prep
 CAPTIONS: Final = f"{STAGES}/captions"  # of the same
 DATABASE: Final = ".sqlite"  # how the names of caption embeddings end
 VERSION: Final = 1  # of the code whose results are kept; raised where the same settings come to give other numbers
+_MARK: Final = "result"
+# What comes of reading a file of other content or other shapes.
+_FOREIGN: Final = (KinemicError, KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError)
 _ABANDONED = 24 * 3600.0  # seconds after which what is half written has no writer any more
 
 
 @dataclass(frozen=True)
 class StageStore:
-    """A folder of stage results."""
+    """A folder of stage results; ``damaged`` holds a line for each that was found damaged and has to be made again."""
 
     folder: Path
+    damaged: list[str] = field(default_factory=list, compare=False)
 
     def file(self, stage: str, key: str) -> Path:
         """Return where a result is, or would be."""
         return self.folder / stage / f"{key}.safetensors"
 
-    def read(self, stage: str, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return a result's tensors and metadata; None where there is none, or none that can be read."""
+    def read(self, stage: str, key: str, back: Callable[[dict[str, Tensor], dict[str, Any]], Result]) -> Result | None:
+        """Return what ``back`` makes of a result's tensors and metadata; None where there is none that is whole."""
         from kinemic import checkpoint
+
+        def load(file: Path) -> Result:
+            tensors, meta = checkpoint.load(file)
+            checkpoint.require_if_there(meta, mark(stage, key), file)
+            return back(tensors, meta)
+
+        return self.use(stage, key, load)
+
+    def use(self, stage: str, key: str, load: Callable[[Path], Result]) -> Result | None:
+        """Return what ``load`` makes of a result's file; None where there is none, or it is damaged or another's."""
+        from torch import OutOfMemoryError
 
         if not self.has(stage, key):
             return None
+        file = self.file(stage, key)
         try:
-            return checkpoint.load(self.file(stage, key))
-        except CheckpointError:  # damaged, or removed just now: made again, it replaces the file
+            return load(file)
+        except OutOfMemoryError:  # a RuntimeError too
+            raise
+        except _FOREIGN as error:
+            if file.exists():  # else removed just now
+                why = " ".join(str(error).split()).removeprefix(f"{file}: ")
+                self.damaged.append(f"{stage} was damaged and is made again: {file} ({why[:120]})")
             return None
 
     def write(self, stage: str, key: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Keep a result. Raises CheckpointError where the folder can't be written."""
         from kinemic import checkpoint
 
-        checkpoint.save(self.file(stage, key), tensors, meta)
+        checkpoint.save(self.file(stage, key), tensors, {**meta, **mark(stage, key)})
 
     def has(self, stage: str, key: str) -> bool:
         """Say whether there is a result, and note that it is in use."""
@@ -79,6 +102,11 @@ class Usage:
     def total(self) -> int:
         """All bytes."""
         return sum(self.bytes.values())
+
+
+def mark(stage: str, key: str) -> dict[str, str]:
+    """Return the metadata by which a result is known as what its file's name says."""
+    return {_MARK: f"{stage}/{key}"}
 
 
 def digest(*parts: Any) -> str:

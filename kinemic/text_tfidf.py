@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kinemic.digests import digest_of
+from kinemic.documents import parse_json
 from kinemic.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
@@ -124,7 +126,7 @@ class TfidfEncoder:
         from safetensors.numpy import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        state = {"id": self.id, "dim": self.dim, "vocabulary": self.vocabulary}
+        state = {"id": self.id, "dim": self.dim, "vocabulary": self.vocabulary, "digest": self._digest()}
         (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
         save_file({"idf": self.idf_V, "components": np.ascontiguousarray(self.components_RV)}, folder / ARRAYS)
 
@@ -135,7 +137,7 @@ class TfidfEncoder:
         from safetensors.numpy import load_file
 
         try:
-            state: dict[str, Any] = json.loads((folder / STATE).read_bytes())
+            state: dict[str, Any] = parse_json((folder / STATE).read_bytes())
             arrays = load_file(folder / ARRAYS)
             encoder = cls(state["id"], state["dim"], state["vocabulary"], arrays["idf"], arrays["components"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -148,7 +150,13 @@ class TfidfEncoder:
                 f"{folder}: damaged text encoder: {len(encoder.vocabulary)} words, components of "
                 f"{encoder.components_RV.shape}; delete it to fit a new one"
             )
+        if state.get("digest", encoder._digest()) != encoder._digest():  # the first states had none
+            raise CheckpointError(f"{folder}: damaged text encoder: not what was written; delete it to fit a new one")
         return encoder
+
+    def _digest(self) -> str:
+        fitted = json.dumps([self.id, self.dim, self.vocabulary])
+        return digest_of(fitted, *(np.ascontiguousarray(a, "<f8") for a in (self.idf_V, self.components_RV)))
 
     def _weights(self, caption: str) -> dict[int, float]:
         """Unit-length TF-IDF weights of a caption by place in the vocabulary."""

@@ -160,12 +160,13 @@ class _Trial:
             pool_fallbacks=scored.mined.fallbacks if scored.mined else 0,
             device=self.device,
             peak_memory_mb=peak_memory_mb(self.device),
-            warnings=_warnings(scored, self.config),
+            warnings=(*_warnings(scored, self.config), *self.store.damaged),
             repetition=repetition,
             repetitions=len(self.seeds),
             reused=dict(clock.reused),
         )
         write_text(folder / "report.json", report.to_json())  # last: a rung is whole once its report is there
+        self.store.damaged.clear()
         return report
 
     def _earlier(self, repetition: int, steps: int) -> Confusions:

@@ -67,6 +67,43 @@ def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
         one_line(error, path)
 
 
+def test_every_byte_counts(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.safetensors")
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError) as caught:
+            checkpoint.load(path)
+        one_line(caught, path)
+
+
+def test_a_part_is_checked_by_itself(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # of the last tensor
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged, weight is not what was written"):
+        checkpoint.load(path)
+    assert checkpoint.load(path, only=["transposed"])[1] == META
+
+
+def test_a_file_of_before_digests_opens(tmp_path: Path) -> None:
+    path = tmp_path / "old.safetensors"
+    save_file({"weight": torch.ones(1)}, path, metadata={checkpoint.META_KEY: '{"kind": "test"}'})
+    assert checkpoint.load(path)[1] == {"kind": "test"} == checkpoint.read_meta(path)
+
+
+def test_tensors_of_every_kind_have_a_digest(tmp_path: Path) -> None:
+    kinds = (torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool)
+    tensors = {str(kind): torch.ones(3, 2).to(kind) for kind in kinds} | {"none": torch.empty(0, 4)}
+    checkpoint.save(tmp_path / "a.safetensors", tensors, {})
+    assert all(
+        torch.equal(tensors[name], value) for name, value in checkpoint.load(tmp_path / "a.safetensors")[0].items()
+    )
+
+
 def test_missing_foreign_and_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint") as error:
         checkpoint.load(tmp_path / "none.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from kinemic import store
+from kinemic import checkpoint, store
 from kinemic.cli import run as command
 from kinemic.config import TrialSeeds
 from kinemic.inputs import prepare_inputs
@@ -128,19 +129,62 @@ def test_a_prior_of_other_statistics_shares_nothing_but_the_pools(inputs: TrialI
     assert made(inputs) == {"pools": 1, "adapted": 4, "synthetic": 4, "judged": 4}
 
 
-@pytest.mark.parametrize("lost", ["pools", "adapted", "synthetic", "judged"])
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def flipped(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+
+
+def other_seconds(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    digit = content.index(b"seconds") + len(b'seconds\\": ')
+    content[digit] = ord("8") if content[digit] == ord("9") else ord("9")
+    file.write_bytes(content)
+
+
+def another(file: Path) -> None:
+    tensors, meta = checkpoint.load(file)
+    checkpoint.save(file, tensors, meta | {"result": "of/another"})
+
+
+def of_other_shapes(file: Path) -> None:
+    tensors, meta = checkpoint.load(file)
+    checkpoint.save(file, {name: tensor[None] for name, tensor in tensors.items()}, meta)
+
+
+def of_other_content(file: Path) -> None:
+    checkpoint.save(file, {"x": torch.ones(1)}, {})
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, other_seconds, another, of_other_content])
+def test_a_damaged_result_is_none(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    kept = StageStore(tmp_path)
+    kept.write("pools", "key", {"indices": torch.arange(9)}, {"seconds": 1.5})
+    assert kept.read("pools", "key", lambda tensors, meta: meta["seconds"]) == 1.5
+    assert kept.damaged == []
+    damage(kept.file("pools", "key"))
+    assert kept.read("pools", "key", lambda tensors, meta: tensors["indices"]) is None
+    assert kept.damaged[0].startswith(f"pools was damaged and is made again: {kept.file('pools', 'key')} (")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, flipped, of_other_shapes])
 def test_what_is_lost_or_damaged_is_made_again_with_the_same_numbers(
-    lost: str, inputs: TrialInputs, tmp_path: Path
+    damage: Callable[[Path], None], inputs: TrialInputs, tmp_path: Path
 ) -> None:
     assert inputs.stages is not None
-    whole = run(inputs, tmp_path / "a")
-    files = sorted((inputs.stages / lost).iterdir())
-    files[0].unlink()
-    for file in files[1:]:
-        file.write_bytes(file.read_bytes()[:-7])
-    assert comparable(run(inputs, tmp_path / "b")) == comparable(whole)
+    whole = run(inputs, tmp_path / "a", adapt__rungs=(2,))
+    files = sorted(inputs.stages.glob("*/*.safetensors"))
     for file in files:
-        assert file.exists()
+        damage(file)
+    (again,) = run(inputs, tmp_path / "b", adapt__rungs=(2,))
+    assert comparable([replace(again, warnings=())]) == comparable(whole)
+    assert sorted(inputs.stages.glob("*/*.safetensors")) == files
+    damaged = [warning.split()[0] for warning in again.warnings if "was damaged and is made again" in warning]
+    assert sorted(damaged) == ([] if damage is Path.unlink else ["adapted", "judged", "pools", "synthetic"])
 
 
 def test_a_trial_goes_on_though_its_last_rung_was_collected(inputs: TrialInputs, tmp_path: Path) -> None:
@@ -190,7 +234,7 @@ def filled(folder: Path, sizes: dict[str, int]) -> StageStore:
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
     kept = filled(tmp_path, dict.fromkeys("abcd", ONE_MEBIBYTE))
-    assert kept.read("adapted", "a") is not None  # in use again
+    assert kept.read("adapted", "a", lambda tensors, meta: tensors) is not None  # in use again
     removed = collect(tmp_path, int(2.5 * ONE_MEBIBYTE))
     assert removed.files == {"adapted": 2}
     assert [name for name in "abcd" if kept.has("adapted", name)] == ["a", "d"]

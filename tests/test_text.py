@@ -147,6 +147,17 @@ def test_a_damaged_encoder_is_one_line(tmp_path, file):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("file", "place"), [("tfidf.safetensors", -3), ("tfidf.json", 70)])
+def test_one_byte_of_a_fit_counts(tmp_path, file, place):
+    config = TfidfConfig(dim=6)
+    save_encoder(build_encoder(config, CAPTIONS), config, tmp_path / "e")
+    content = bytearray((tmp_path / "e" / file).read_bytes())
+    content[place] ^= 1
+    (tmp_path / "e" / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged text encoder: not what was written"):
+        load_encoder(tmp_path / "e")
+
+
 def test_an_encoder_of_another_id_is_refused_with_both(tmp_path):
     config = TfidfConfig(dim=6)
     save_encoder(build_encoder(config, CAPTIONS), config, tmp_path / "e")
