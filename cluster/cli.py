@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
+
+from kinemic.console import PlainConsole
+from kinemic.quoting import command_line
 
 # Ray takes a second to import, so the commands import it on use: help and mistakes answer at once.
 
 SETTLE_S = 10.0  # seconds that a started search is watched: a missing folder or package shows in its first ones
 
-console = Console(highlight=False, markup=False, soft_wrap=True)
+console = PlainConsole(soft_wrap=True)
 
 address_option = click.option(
     "--address",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import os
 import sys
 import tomllib
@@ -23,7 +24,9 @@ from typing import NoReturn
 import click
 
 from kinemic import __version__
-from kinemic.errors import KinemicError
+from kinemic.errors import ConfigError, KinemicError
+from kinemic.quoting import has_control, printable
+from kinemic.redaction import without_secrets
 
 ENTRY_POINTS = "kinemic.commands"
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -122,11 +125,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every failure is one line on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = root.main(None if arguments is None else list(arguments), prog_name="kinemic", standalone_mode=False)
+        _refuse_control(words)
+        code = root.main(words, prog_name="kinemic", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
+        error.message = _one_line(error.message)
         error.show()
         return error.exit_code
     except click.Abort as abort:
@@ -144,9 +150,23 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(code: int, error: BaseException, line: str) -> int:
     if _debugging():
-        traceback.print_exception(error, file=sys.stderr)
-    click.echo(" ".join(line.split()), err=True)
+        click.echo(without_secrets("".join(traceback.format_exception(error))), err=True, nl=False)
+    click.echo(_one_line(line), err=True)
     return code
+
+
+def _one_line(text: str) -> str:
+    """Break no line and steer no terminal; blanks stay as they are, a quoted path may have two of them."""
+    lines = (line.strip() for line in without_secrets(text).splitlines())
+    return printable(" ".join(filter(None, lines)))
+
+
+def _refuse_control(words: Sequence[str]) -> None:
+    """Refuse line breaks in paths and names before any of them is used; the value of a setting may be YAML."""
+    settings = {word for before, word in itertools.pairwise(words) if before == "--set"}
+    for word in (*words, os.environ.get("KINEMIC_RUNS", "")):
+        if has_control(word) and word not in settings and not word.startswith("--set="):
+            raise ConfigError(f"{word!r}: holds a line break or another control character; give a plain path or name")
 
 
 def _describe(error: BaseException) -> str:
@@ -162,7 +182,7 @@ def _debugging() -> bool:
 def _one_line_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    return f"warning: {' '.join(str(message).split())}\n"
+    return f"warning: {_one_line(str(message))}\n"
 
 
 if __name__ == "__main__":

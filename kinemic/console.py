@@ -6,28 +6,42 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.segment import Segment
 
 from kinemic.progress import Progress, ProgressCallback
+from kinemic.quoting import printable
 
-# No markup: captions, class names and paths may hold brackets.
-console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+
+class PlainConsole(Console):
+    """A console for other people's text: captions, class names and paths hold no markup and steer no terminal."""
+
+    def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
+        super().__init__(stderr=stderr, soft_wrap=soft_wrap, markup=False, highlight=False, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield what is to be written, control characters of its text escaped."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text, keep="\n"), style, control)
+
+
+console = PlainConsole(soft_wrap=not sys.stdout.isatty())
 
 
 @contextmanager
 def progress_bars() -> Iterator[ProgressCallback]:
     """Yield a callback that shows one bar per stage on stderr, with its current values (losses)."""
     columns = (
-        TextColumn("{task.description:<12}"),
+        TextColumn("{task.description:<12}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[values]}"),
+        TextColumn("{task.fields[values]}", markup=False),
     )
-    with RichProgress(*columns, console=Console(stderr=True)) as bars:
+    with RichProgress(*columns, console=PlainConsole(stderr=True)) as bars:
         tasks = {}
 
         def show(report: Progress) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from kinemic.redaction import without_secrets
+
 
 class KinemicError(Exception):
-    """Base of every error that the CLI shows as one line with exit code 2."""
+    """Base of every error that the CLI shows as one line with exit code 2; its message holds no secret."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_secrets(message))
 
 
 class ConfigError(KinemicError):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 
+from kinemic.console import PlainConsole
 from kinemic.errors import KinemicError
 from search import contenders, runner
 from search import study as studies
@@ -57,7 +57,7 @@ def run(
     """
     checked = _checked(config, settings)
     if live and (cost := cost_of_search(checked, Path(runs))):
-        Console(stderr=True).print(cost)
+        PlainConsole(stderr=True).print(cost)
     opened = (runner.start_or_reopen if resume else runner.start)(checked, Path(runs))
     with LiveTable(opened.folder) if live else nullcontext() as watch:
         outcome = runner.go_on(opened, Path(runs), watch=watch)

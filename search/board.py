@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from search import confirmation
 from search.baselines import REAL
 from search.confirmation import Confirmation
-from search.sitting import Sitting, runs_option
+from search.sitting import Sitting, search_command
 from search.status import TrialRow
 from search.tracking import Tracker
 from search.wording import accuracy, described, percent, ranked, span, states
@@ -36,11 +36,11 @@ class Board:
         study: optuna.Study,
         name: str,
         budget: int,
-        runs_option: str,
+        runs: Path,
         confirmation_file: Path | None = None,
     ) -> None:
         self._tracker, self._study = tracker, study
-        self._name, self._budget, self._runs_option = name, budget, runs_option
+        self._name, self._budget, self._runs = name, budget, runs
         self._confirmation_file = confirmation_file
         self._points, self._ended, self._written = 0, -1, 0.0
 
@@ -55,7 +55,7 @@ class Board:
             found = importances(self._study)
             file, link = self._confirmation_file, self._tracker.trials_link
             confirmed = confirmation.load(file) if file else None
-            note = description(rows, self._budget, found, self._name, self._runs_option, link, confirmed)
+            note = description(rows, self._budget, found, self._name, self._runs, link, confirmed)
             self._tracker.log_parent({}, {NOTE_TAG: note}, {})
             self._written = time.monotonic()
             if last:
@@ -67,7 +67,7 @@ def board_of(sitting: Sitting, runs: Path) -> Board:
     """Return the board of a search that is sat at."""
     opened = sitting.opened
     name, trials = opened.config.name, opened.config.budget.trials
-    return Board(sitting.tracker, opened.study, name, trials, runs_option(runs), opened.folder.confirmation_file)
+    return Board(sitting.tracker, opened.study, name, trials, runs, opened.folder.confirmation_file)
 
 
 def goal_curve(study: optuna.Study) -> list[tuple[int, float, datetime]]:
@@ -98,7 +98,7 @@ def description(
     budget: int,
     found: Mapping[str, float],
     name: str,
-    runs_option: str = "",
+    runs: Path = Path("runs"),
     trials_link: str = "",
     confirmed: Confirmation | None = None,
 ) -> str:
@@ -123,8 +123,9 @@ def description(
     if found:
         shares = ", ".join(f"{path} {percent(value)} %" for path, value in list(found.items())[:_SHOWN_IMPORTANCES])
         parts.append(f"What accuracy depends on: {shares}.")
-    commands = ("status {}", "resume {}", "report {}", "export {} DIR")
-    lines = [f"    kinemic search {line.format(name)}{runs_option}" for line in commands]
+    commands = (("status", name), ("resume", name), ("report", name), ("export", name, "DIR"))
+    # Four blanks make it code, in which Markdown and HTML mean nothing.
+    lines = [f"    {search_command(command, runs, *words)}" for command, *words in commands]
     return "\n\n".join([*parts, "\n".join(lines)])
 
 

@@ -11,6 +11,8 @@ import click
 from kinemic.commands import options
 from kinemic.console import console, progress_bars
 from kinemic.errors import KinemicError
+from kinemic.quoting import command_line
+from kinemic.redaction import without_secrets
 from kinemic.store import DEFAULT_LIMIT_GB
 
 if TYPE_CHECKING:
@@ -144,7 +146,7 @@ def best(name: str, runs: Path) -> None:
     chosen = choose(folder, study)
     console.print(chosen.line, soft_wrap=True)
     for setting in settings(trial_values(chosen.trial)):
-        console.print(f"--set {setting}")
+        console.print(command_line("--set", setting), soft_wrap=True)
 
 
 @search.command()
@@ -193,7 +195,6 @@ def export(name: str, target: Path, runs: Path, register_as: str | None, no_regi
     """
     from search.choice import choose
     from search.export import export_trial
-    from search.messages import without_passwords
     from search.registry import ALIAS, Registry
     from search.sitting import tracking_uri
 
@@ -206,9 +207,9 @@ def export(name: str, target: Path, runs: Path, register_as: str | None, no_regi
         exported = export_trial(config, folder, study, chosen, target, registry, progress)
     console.print(f"checked in a fresh process: {exported.check.line()}")
     if exported.version:
-        console.print(f"registered models:/{model}@{ALIAS}, version {exported.version}, in {without_passwords(uri)}")
+        console.print(f"registered models:/{model}@{ALIAS}, version {exported.version}, in {without_secrets(uri)}")
     console.print(chosen.line, soft_wrap=True)
-    console.print(f"wrote {target}; try: kinemic generate --model {target} --help")
+    console.print(f"wrote {target}; try: {command_line('kinemic', 'generate', '--model', target, '--help')}")
 
 
 @search.command()
@@ -245,6 +246,7 @@ def confirm(name: str, runs: Path, again: bool, without_failed: bool) -> None:
     from search.costs import cost_of_confirmation
     from search.folder import find
     from search.live import LiveTable, confirmation_table
+    from search.sitting import search_command
 
     folder = find(runs, name)
     _say(cost_of_confirmation(folder.config(), folder))
@@ -253,7 +255,7 @@ def confirm(name: str, runs: Path, again: bool, without_failed: bool) -> None:
     with LiveTable(prepared.folder) as table:
         sat = confirming.confirm(prepared, runs, again=again, without_failed=without_failed, watch=table)
     console.print(confirmation_table(sat.made))
-    _warn_of_tracking(sat.refused, sat.tracked, f"kinemic search confirm {name}")
+    _warn_of_tracking(sat.refused, sat.tracked, search_command("confirm", runs, name))
 
 
 @search.command()
@@ -281,11 +283,14 @@ def gc(runs: Path, limit: float) -> None:
 @search.command()
 @runs_option
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
-def ui(runs: Path, port: int) -> None:
+@click.option("--store", metavar="URL", help="Database that tracking.uri names.  [default: the one in --runs]")
+def ui(runs: Path, port: int, store: str | None) -> None:
     """Serve the MLflow page of all searches in --runs on this machine, until Ctrl-C."""
     from search.server import serve
+    from search.urls import refuse_secrets
 
-    serve(runs, port, lambda page: console.print(f"{page}  (Ctrl-C ends it)", soft_wrap=True))
+    refuse_secrets({"URL": store}, "--store")
+    serve(runs, port, lambda page: console.print(f"{page}  (Ctrl-C ends it)", soft_wrap=True), store)
 
 
 def _open(name: str, runs: Path) -> tuple[SearchConfig, SearchFolder, optuna.Study]:
@@ -308,17 +313,18 @@ def _go_on(prepared: Opened, runs: Path) -> None:
 
     with LiveTable(prepared.folder) as table:
         outcome = runner.go_on(prepared, runs, watch=table)
-    _show_outcome(outcome)
+    _show_outcome(outcome, runs)
 
 
-def _show_outcome(outcome: Outcome) -> None:
+def _show_outcome(outcome: Outcome, runs: Path) -> None:
     from search.live import contender_table, summary_line, trial_table
+    from search.sitting import search_command
 
     console.print(trial_table(outcome.rows, outcome.folder))
     console.print(summary_line(outcome.rows, len(outcome.rows)))
     console.print(contender_table(outcome.table))
-    _warn_of_tracking(outcome.refused, outcome.tracked, f"kinemic search resume {outcome.folder.path.name}")
-    console.print(f"MLflow page: {outcome.tracking_command}", soft_wrap=True)
+    _warn_of_tracking(outcome.refused, outcome.tracked, search_command("resume", runs, outcome.folder.path.name))
+    console.print(f"MLflow page: {outcome.tracking_page}", soft_wrap=True)
 
 
 def _warn_of_tracking(refused: Sequence[str], tracked: bool, command: str) -> None:

@@ -15,6 +15,10 @@ from kinemic.reading import load_yaml, override, parse
 from kinemic.store import DEFAULT_LIMIT_GB
 from search.space import Space, dear_paths, default_space
 from search.space_check import check_space
+from search.urls import refuse_secrets
+
+# Beside the folders of searches lie the cache and the default tracking store; some file systems ignore case.
+RESERVED_NAMES = ("cache", "mlflow.db", "mlflow-artifacts")
 
 
 class ContendersConfig(Frozen):
@@ -151,6 +155,8 @@ class SearchConfig(ExperimentConfig):
     def _plain_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise ValueError("a search's name becomes a folder: letters, digits, dot, dash and underscore, at most 64")
+        if name.casefold() in RESERVED_NAMES:
+            raise ValueError(f"{name!r} is taken: --runs keeps {', '.join(RESERVED_NAMES)} itself; take another name")
         return name
 
     @field_validator("pruner", "sampler", mode="before")
@@ -191,11 +197,13 @@ def load(path: Path, settings: Sequence[str] = ()) -> SearchConfig:
 
 def build(data: dict[str, Any], where: str, settings: Sequence[str] = ()) -> SearchConfig:
     """Build a configuration from the values of a search's YAML file, as ``load`` does. Raises ConfigError."""
+    refuse_secrets({}, where, settings)
     return validate(_set_all(data, settings), where)
 
 
 def validate(data: dict[str, Any], where: str) -> SearchConfig:
     """Build a configuration from plain values and check its space against its trial. Raises ConfigError."""
+    refuse_secrets(data, where)
     config = parse(SearchConfig, data, where)
     if not config.space:
         raise ConfigError(f"{where}: space is empty; leave it out for the default space")

@@ -33,7 +33,7 @@ from search.config import ConfirmConfig, SearchConfig
 from search.confirmation import Confirmation, Correct, Look, choose_winner, dev_row, load, store, tested_row
 from search.folder import SearchFolder
 from search.resources import connected, share, sigterm_as_ctrl_c
-from search.sitting import Opened, Sat, Sitting, Watch, runs_option, sit
+from search.sitting import Opened, Sat, Sitting, Watch, search_command, sit
 from search.space import resolve_space
 from search.status import trial_rows
 from search.tags import CONFIRMED_TAG
@@ -92,7 +92,7 @@ def confirm(
         return stored
 
     def advice() -> str:
-        return f"stopped, finished runs are kept; go on with `kinemic search confirm {name}{runs_option(runs)}`"
+        return f"stopped, finished runs are kept; go on with `{search_command('confirm', runs, name)}`"
 
     # A refused confirmation does not make the search a failed one.
     return sit(opened, runs, body, advice, run_trial=run_trial, watch=watch, refused="FINISHED")
@@ -121,7 +121,7 @@ def _plan(opened: Opened, runs: Path) -> _Plan:
     if unfinished:
         raise KinemicError(
             f"{unfinished} trials of {config.name!r} are unfinished, and the winner may be among them; "
-            f"first `kinemic search resume {config.name}{runs_option(runs)}`"
+            f"first `{search_command('resume', runs, config.name)}`"
         )
     data = load_trial_data(opened.state.inputs.trial_data)
     target, test = choose_clips(config, settings, data, (runs / "cache").resolve())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kinemic.errors import DivergedError, EmptyPoolError, KinemicError
+from kinemic.redaction import without_secrets
 
 DIVERGED, OUT_OF_MEMORY, EMPTY_POOL = "diverged", "out of memory", "empty pool"
 BAD_DATA, BUG, WORKER_LOST = "bad data", "bug", "worker lost"
@@ -13,10 +14,13 @@ MOST_LOSSES = 2  # how often what a dead worker ran is started again from the sa
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure's kind and one line about it."""
+    """A failure's kind and one line about it, which goes into the study, into MLflow and into the report."""
 
     kind: str
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", without_secrets(self.message))
 
 
 def classify(error: BaseException) -> Failure:

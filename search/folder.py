@@ -13,9 +13,9 @@ from kinemic.documents import dump_yaml
 from kinemic.errors import KinemicError
 from kinemic.files import write_text
 from kinemic.reading import load_yaml
+from kinemic.redaction import without_secrets
 from kinemic.report import TrialInputs
 from search.config import SearchConfig, validate
-from search.messages import without_passwords
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def dump(config: SearchConfig) -> str:
 def dump_tracked(config: SearchConfig) -> str:
     """Return a configuration as YAML for MLflow: without the test split (METHOD section 6), storage and passwords."""
     data = config.model_dump(mode="json", exclude={"confirm", "storage"})
-    return without_passwords(dump_yaml(data))
+    return without_secrets(dump_yaml(data))
 
 
 def differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
@@ -163,4 +163,4 @@ def differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
         for key in dict.fromkeys((*there, *here)):
             yield from differences(there.get(key), here.get(key), f"{path}.{key}" if path else key)
     elif there != here:
-        yield without_passwords(f"{path} was {there!r} and is {here!r} now")
+        yield without_secrets(f"{path} was {there!r} and is {here!r} now")

@@ -6,10 +6,11 @@ from pathlib import Path
 from textwrap import shorten
 from types import TracebackType
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
+from kinemic.console import PlainConsole
 from kinemic.store import Usage
 from search.confirmation import Confirmation, ConfirmedRow
 from search.contenders import ContenderTable
@@ -28,7 +29,7 @@ class LiveTable:
 
     def __init__(self, folder: SearchFolder) -> None:
         self._folder, self._rows, self._budget, self._again = folder, list[TrialRow](), 0, (0, 0)
-        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._console = PlainConsole(stderr=True)
         self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=2, transient=True)
         self._said: set[str] = set()
 

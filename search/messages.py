@@ -1,15 +1,10 @@
-"""What a person is told of an error or an address: one line, and no password."""
+"""What a person is told of an error: one line, and no password."""
 
 from __future__ import annotations
 
-import re
-
-
-def without_passwords(text: str) -> str:
-    """Return a text whose addresses ``scheme://user:password@host`` have lost their password."""
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
+from kinemic.redaction import without_secrets
 
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error, without passwords; of one that says nothing its type."""
-    return without_passwords((str(error).strip() or type(error).__name__).splitlines()[0])
+    return without_secrets((str(error).strip() or type(error).__name__).splitlines()[0])

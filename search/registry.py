@@ -18,10 +18,11 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from kinemic.errors import KinemicError
-from search.messages import first_line, without_passwords
+from search.messages import first_line
 from search.outbox import DELIVERY_ERRORS
 from search.server import check_reachable
 from search.tags import TRIAL_TAG, runs_where
+from search.urls import resolve
 
 with warnings.catch_warnings(action="ignore"):  # MLflow warns of the type hints of a class of its own
     import mlflow.pyfunc
@@ -73,7 +74,7 @@ def find_run(registry: Registry, identity: str, number: int) -> Run:
         found = client.search_runs([experiment.experiment_id], where, max_results=1) if experiment else []
     if not found:
         raise KinemicError(
-            f"MLflow at {without_passwords(registry.uri)} has no run of trial {number} of {identity}; "
+            f"MLflow at {registry.uri} has no run of trial {number} of {identity}; "
             "`kinemic search resume` sends it, --no-register exports without it"
         )
     return found[0]
@@ -102,7 +103,8 @@ def register(bundle: Path, registry: Registry, run: Run, facts: Facts) -> str:
 
 
 def _client(registry: Registry) -> MlflowClient:
-    return MlflowClient(tracking_uri=registry.uri, registry_uri=registry.uri)
+    uri = resolve(registry.uri)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 @contextmanager
@@ -111,7 +113,7 @@ def _one_line_errors(registry: Registry) -> Iterator[None]:
         yield
     except DELIVERY_ERRORS as error:
         raise KinemicError(
-            f"the model can't be registered in MLflow at {without_passwords(registry.uri)}: {first_line(error)}; "
+            f"the model can't be registered in MLflow at {registry.uri}: {first_line(error)}; "
             "--no-register exports it all the same"
         ) from error
 

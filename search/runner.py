@@ -23,8 +23,8 @@ from search.memory import kills_as_actor_deaths
 from search.resources import connected, share, sigterm_as_ctrl_c
 from search.scheduler import StudyScheduler
 from search.searcher import StudySearcher
-from search.server import check_reachable, server_command
-from search.sitting import Opened, Sitting, Watch, artifacts_folder, runs_option, sit, tidy, tracking_uri
+from search.server import check_reachable, page_of
+from search.sitting import Opened, Sitting, Watch, search_command, sit, tidy, tracking_uri
 from search.space import resolve_space
 from search.status import TrialRow, trial_rows
 from search.tags import BEST_TAG
@@ -42,7 +42,7 @@ class Outcome:
     folder: SearchFolder
     rows: list[TrialRow]
     table: ContenderTable
-    tracking_command: str
+    tracking_page: str  # its address, or the command that serves it
     tracked: bool  # whether everything reached the tracking server
     refused: list[str] = field(default_factory=list)  # tracking calls that the server refused
 
@@ -68,12 +68,12 @@ def start(
     be reached, data that can't be used.
     """
     folder = SearchFolder((runs / config.name).resolve())
-    _check_new(folder, config)
+    _check_new(folder, config, runs)
     check_reachable(tracking_uri(config, runs))
     inputs, source_clips = prepared or prepare(config, runs, progress)
     space = resolve_space(config.space, source_clips, config.trial.judge.profile)
     with sole(folder.path):
-        _check_new(folder, config)  # again: preparing takes minutes
+        _check_new(folder, config, runs)  # again: preparing takes minutes
         folder.create(config)
         study = studies.create_study(config, folder.path, space, source_clips)
         state = State(study.study_name, source_clips, inputs, new_identity(study.study_name))
@@ -104,7 +104,7 @@ def start_or_reopen(config: SearchConfig, runs: Path, *, progress: ProgressCallb
     if confirm and folder.confirming:
         raise KinemicError(
             f"the confirmation of {config.name!r} has begun: {confirm[0]}; take the change back, or make it in "
-            f"{folder.path / 'search.yaml'} and ask for it: kinemic search confirm {config.name}"
+            f"{folder.path / 'search.yaml'} and ask for it: {search_command('confirm', runs, config.name)}"
         )
     if found:
         with sole(folder.path):
@@ -181,8 +181,8 @@ def go_on(
             raise KinemicError(f"{stop}; mend it, then go on with `{_resume_command(opened, runs)}`") from stop
 
     sat = sit(opened, runs, body, lambda: _how_to_go_on(opened, runs), run_trial=run_trial, watch=watch)
-    command = server_command(tracking_uri(opened.config, runs), artifacts_folder(opened.config, runs))
-    return Outcome(opened.folder, trial_rows(opened.study), sat.made, command, sat.tracked, sat.refused)
+    page = page_of(opened.config, runs)
+    return Outcome(opened.folder, trial_rows(opened.study), sat.made, page, sat.tracked, sat.refused)
 
 
 def _search(sitting: Sitting, board: Board, only_contenders: bool) -> ContenderTable:
@@ -245,11 +245,12 @@ def _summarise(tracker: Tracker, study: optuna.Study, table: ContenderTable) -> 
     tracker.log_parent(metrics, tags, {"contenders.json": table.to_json()})
 
 
-def _check_new(folder: SearchFolder, config: SearchConfig) -> None:
+def _check_new(folder: SearchFolder, config: SearchConfig, runs: Path) -> None:
     # A search that stopped before its first trial, over resources say, may be started anew.
     if folder.started and studies.counts(studies.open_study(folder.config(), folder.path, folder.state().study)):
         raise KinemicError(
-            f"search {config.name!r} is there already; go on with `kinemic search resume {config.name}`, "
+            f"search {config.name!r} is there already; go on with "
+            f"`{search_command('resume', runs, config.name)}`, "
             "or take another name: --set name=NEW"
         )
 
@@ -276,4 +277,4 @@ def _how_to_go_on(opened: Opened, runs: Path) -> str:
 
 
 def _resume_command(opened: Opened, runs: Path) -> str:
-    return f"kinemic search resume {opened.config.name}{runs_option(runs)}"
+    return search_command("resume", runs, opened.config.name)

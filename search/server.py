@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from kinemic.errors import KinemicError
-from search.messages import first_line, without_passwords
+from kinemic.quoting import command_line
+from kinemic.redaction import without_secrets
+from search.config import SearchConfig
+from search.messages import first_line
+from search.sitting import search_command
+from search.tracking import opened
+from search.urls import resolve, sqlite_url
 from search.view import runs_link
 
 
@@ -23,13 +29,13 @@ def check_reachable(uri: str) -> None:
 
     Raises KinemicError for a server that doesn't answer, and for a kind of URI that can't be a tracking store.
     """
+    shown, uri = without_secrets(uri), resolve(uri)
     if uri.startswith("sqlite:///"):
         return
     if not uri.startswith(("http://", "https://")):
         if "://" in uri and not uri.startswith("file:"):
             return  # another database or a plug-in: MLflow itself says what is wrong with it
-        raise KinemicError(f"tracking.uri {uri}: expected http(s)://HOST:PORT or sqlite:///PATH, not a folder")
-    shown = without_passwords(uri)
+        raise KinemicError(f"tracking.uri {shown}: expected http(s)://HOST:PORT or sqlite:///PATH, not a folder")
     try:
         # Asked as MLflow's client asks, with its certificates and its credentials, but once and for seconds only.
         creds = get_default_host_creds(uri)
@@ -43,18 +49,31 @@ def check_reachable(uri: str) -> None:
         raise KinemicError(f"MLflow at {shown} answers with error {answer.status_code}; is it still starting?")
 
 
-def server_command(uri: str, artifacts: Path | None, port: int = 5000) -> str:
-    """Return the line that opens the MLflow page of a store; for a server, its address. Passwords are left out."""
-    uri = without_passwords(uri)
-    if uri.startswith("http"):
-        return uri
-    place = f" --default-artifact-root {artifacts.resolve().as_uri()}" if artifacts else ""
+def page_of(config: SearchConfig, runs: Path) -> str:
+    """Return how the MLflow page of a search is opened: the server's address, or the command that serves the store."""
+    uri = config.tracking.uri
+    if uri is None:
+        return search_command("ui", runs)
+    if resolve(uri).startswith("http"):
+        return without_secrets(resolve(uri))
+    return command_line("kinemic", "search", "ui", "--store", uri)
+
+
+def server_words(artifacts: Path | None, port: int) -> list[str]:
+    """Return the command, word by word, that serves the store which ``MLFLOW_BACKEND_STORE_URI`` names."""
+    place = ["--default-artifact-root", artifacts.resolve().as_uri()] if artifacts else []
+    return [_mlflow(), "server", *place, "--port", str(port)]
+
+
+def server_environment(uri: str) -> dict[str, str]:
+    """Return the environment of that command; everybody can read a command's words, so a password is none of them."""
     # Job execution is for MLflow's GenAI features; without it the server takes 0.5 GB instead of 2.3.
-    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {_mlflow()} server --backend-store-uri {uri}{place} --port {port}"
+    changed = {"MLFLOW_BACKEND_STORE_URI": resolve(uri), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return {**os.environ, **changed}
 
 
-def serve(runs: Path, port: int, announce: Callable[[str], None]) -> None:
-    """Run the MLflow server of the default store in ``runs`` until it is interrupted.
+def serve(runs: Path, port: int, announce: Callable[[str], None], store: str | None = None) -> None:
+    """Run the MLflow server of a store, by default the one in ``runs``, until it is interrupted.
 
     Before, ``announce`` is given the address of each experiment's runs. Raises KinemicError for a port that is taken, a
     folder without searches, and a server that ends by itself.
@@ -66,14 +85,14 @@ def serve(runs: Path, port: int, announce: Callable[[str], None]) -> None:
         except OSError as error:
             raise KinemicError(f"port {port} can't be used ({error.strerror}); choose another with --port") from error
     database = runs / "mlflow.db"
-    if not database.exists():
+    if store is None and not database.exists():
         raise KinemicError(f"{database}: no tracking store; run a search first, or give its folder with --runs")
-    uri = f"sqlite:///{database.resolve()}"
+    uri, artifacts = (store, None) if store else (sqlite_url(database), runs / "mlflow-artifacts")
     # By id: from its list of experiments MLflow's page leads to its other half, which shows no runs.
-    for experiment in MlflowClient(tracking_uri=uri).search_experiments(filter_string="name != 'Default'"):
-        announce(f"{experiment.name}: http://127.0.0.1:{port}/{runs_link(experiment.experiment_id)}")
-    command = server_command(uri, runs / "mlflow-artifacts", port)
-    code = subprocess.run(["/bin/sh", "-c", f"exec env {command}"], check=False).returncode
+    with opened(uri) as client:
+        for experiment in client.search_experiments(filter_string="name != 'Default'"):
+            announce(f"{experiment.name}: http://127.0.0.1:{port}/{runs_link(experiment.experiment_id)}")
+    code = subprocess.run(server_words(artifacts, port), env=server_environment(uri), check=False).returncode
     if code:
         raise KinemicError(f"the MLflow server ended with exit code {code}; its own lines above say why")
 

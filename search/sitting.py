@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 import optuna
 
+from kinemic.quoting import command_line
 from kinemic.report import TrialInputs
 from kinemic.store import GIGABYTE, collect
 from search.config import SearchConfig
@@ -21,6 +22,7 @@ from search.space import Domain
 from search.status import TrialRow
 from search.tracking import Tracker, open_tracker
 from search.trainable import RunTrial, Work
+from search.urls import resolve, sqlite_url
 
 Made = TypeVar("Made")
 
@@ -139,15 +141,16 @@ def tidy(config: SearchConfig, inputs: TrialInputs) -> None:
 
 
 def tracking_uri(config: SearchConfig, runs: Path) -> str:
-    """Return the tracking store's address."""
-    return config.tracking.uri or f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+    """Return the tracking store's address, references as they are."""
+    return config.tracking.uri or sqlite_url(runs / "mlflow.db")
 
 
 def artifacts_folder(config: SearchConfig, runs: Path) -> Path | None:
     """Return where a local tracking store keeps artifacts; None where the server decides."""
-    return runs / "mlflow-artifacts" if tracking_uri(config, runs).startswith("sqlite:") else None
+    return runs / "mlflow-artifacts" if resolve(tracking_uri(config, runs)).startswith("sqlite:") else None
 
 
-def runs_option(runs: Path) -> str:
-    """Return the option that a command needs to find a search again, where it needs one."""
-    return "" if runs == Path("runs") or os.environ.get("KINEMIC_RUNS") == str(runs) else f" --runs {runs}"
+def search_command(command: str, runs: Path, *words: object) -> str:
+    """Return the line that runs a command of ``kinemic search`` on the searches in ``runs``."""
+    known = runs == Path("runs") or os.environ.get("KINEMIC_RUNS") == str(runs)
+    return command_line("kinemic", "search", command, *words, *(() if known else ("--runs", runs)))

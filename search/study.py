@@ -19,8 +19,9 @@ from kinemic.report import RungReport
 from kinemic.seeding import derive_seed
 from search.config import SamplerConfig, SearchConfig
 from search.failures import OUT_OF_MEMORY, Failure
-from search.messages import first_line, without_passwords
+from search.messages import first_line
 from search.space import Domain, Scalar, contains, ordered, published_values, space_hash
+from search.urls import resolve, sqlite_url
 
 _FIXED, _ROLE, _RUNG, _DECISION, _LEADER = "fixed", "role", "rung:", "decision", "variant_of"
 _FAILURE_KIND, _FAILURE_MESSAGE, _ENLARGED, _MEMORY = "failure_kind", "failure_message", "enlarged", "memory"
@@ -34,8 +35,8 @@ def study_name(config: SearchConfig, space: Mapping[str, Domain]) -> str:
 
 
 def storage_url(config: SearchConfig, folder: Path) -> str:
-    """Return the URL of the study's storage; by default a SQLite file in the search's folder."""
-    return config.storage or f"sqlite:///{(folder / 'study.db').resolve()}"
+    """Return the URL of the study's storage, references as they are; by default a SQLite file in the folder."""
+    return config.storage or sqlite_url(folder / "study.db")
 
 
 def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain], source_clips: int) -> optuna.Study:
@@ -56,9 +57,7 @@ def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain]
             load_if_exists=config.storage is None,
         )
     except optuna.exceptions.DuplicatedStudyError as error:
-        raise KinemicError(
-            f"{without_passwords(url)} already holds a search {config.name!r}; take another name"
-        ) from error
+        raise KinemicError(f"{url} already holds a search {config.name!r}; take another name") from error
     if study.get_trials(deepcopy=False):
         return study
     published = published_values(space, source_clips)
@@ -76,7 +75,7 @@ def open_study(config: SearchConfig, folder: Path, name: str) -> optuna.Study:
         return optuna.load_study(study_name=name, storage=_open_storage(url))
     except KeyError as error:
         raise KinemicError(
-            f"{without_passwords(url)} holds no study {name!r}; the search {config.name!r} has no trials to show"
+            f"{url} holds no study {name!r}; the search {config.name!r} has no trials to show"
         ) from error
 
 
@@ -245,8 +244,8 @@ def _frozen(trial: optuna.Trial) -> FrozenTrial:
 
 def _open_storage(url: str) -> optuna.storages.BaseStorage:
     try:
-        return optuna.storages.get_storage(url)
+        return optuna.storages.get_storage(resolve(url))
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, OSError) as error:
         raise ConfigError(
-            f"storage {without_passwords(url)}: cannot be opened ({first_line(error)}); give a URL such as sqlite:///PATH"
+            f"storage {url}: cannot be opened ({first_line(error)}); give a URL such as sqlite:///PATH"
         ) from error

@@ -24,7 +24,7 @@ from kinemic.documents import dump_yaml
 from kinemic.errors import KinemicError
 from kinemic.report import RungReport
 from search.failures import Failure
-from search.messages import first_line, without_passwords
+from search.messages import first_line
 from search.outbox import DELIVERY_ERRORS, Outbox, is_away
 from search.records import as_table, readable, rung_metrics
 from search.space import Scalar, getattr_path
@@ -39,6 +39,7 @@ from search.tags import (
     WARNINGS_TAG,
     runs_where,
 )
+from search.urls import resolve
 from search.view import trials_link, view_tag
 
 FINAL_KEYS = ("dev_accuracy", "dev_accuracy_se", "steps", "seconds", "peak_memory_mb")
@@ -241,7 +242,7 @@ def open_tracker(
 
     ``artifacts`` is the folder for artifacts of a local store, None where the server decides. Raises KinemicError.
     """
-    with _client(uri) as client:
+    with opened(uri) as client:
         experiment_id = _experiment(client, experiment, artifacts)
         parent_id = _parent(client, experiment_id, identity, name)
         return Tracker(client, experiment_id, identity, parent_id, retry_after)
@@ -249,19 +250,17 @@ def open_tracker(
 
 def attach(uri: str, experiment: str, identity: str, file: Path) -> None:
     """Log a file on a search's own run, whatever its status, without touching that. Raises KinemicError."""
-    with _client(uri) as client:
+    with opened(uri) as client:
         found = client.get_experiment_by_name(experiment)
         parent = found and _find_parent(client, found.experiment_id, identity)
         if not parent:
-            raise KinemicError(
-                f"MLflow at {without_passwords(uri)} has no run of {identity} in experiment {experiment!r}"
-            )
+            raise KinemicError(f"MLflow at {uri} has no run of {identity} in experiment {experiment!r}")
         client.log_artifact(parent.info.run_id, str(file))
 
 
 @contextmanager
-def _client(uri: str) -> Iterator[MlflowClient]:
-    """Yield a client that does not wait long; what goes wrong with it is one line."""
+def opened(uri: str) -> Iterator[MlflowClient]:
+    """Yield a client of a store that does not wait long. Raises KinemicError, one line, for what goes wrong with it."""
     # MLflow's client retries for minutes by default; the outbox does the waiting here, and nothing else may block.
     for key, value in {"MAX_RETRIES": "1", "TIMEOUT": "10", "BACKOFF_FACTOR": "1"}.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{key}", value)
@@ -269,10 +268,10 @@ def _client(uri: str) -> Iterator[MlflowClient]:
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)  # a new database is set up in silence
     try:
-        yield MlflowClient(tracking_uri=uri)
+        yield MlflowClient(tracking_uri=resolve(uri))
     except DELIVERY_ERRORS as error:
         state = "cannot be reached" if is_away(error) else "refuses"
-        raise KinemicError(f"MLflow at {without_passwords(uri)} {state}: {first_line(error)}") from error
+        raise KinemicError(f"MLflow at {uri} {state}: {first_line(error)}") from error
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:

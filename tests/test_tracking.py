@@ -27,7 +27,7 @@ from kinemic.report import RungReport
 from search.board import GOAL, NOTE_TAG, Board
 from search.failures import Failure
 from search.outbox import Outbox
-from search.server import check_reachable, server_command
+from search.server import check_reachable, page_of, server_environment, server_words
 from search.status import trial_rows
 from search.tracking import FINAL_KEYS, Tracker, attach, open_tracker
 from tests.bench import RUNGS, Bench, search
@@ -164,12 +164,11 @@ def test_a_run_whose_creation_was_never_answered_is_not_made_twice(
 @contextmanager
 def server(folder: Path, port: int) -> Iterator[str]:
     """Serve the store in ``folder`` by MLflow's own server, as a user would, and kill it at the end."""
-    command = server_command(f"sqlite:///{folder / 'mlflow.db'}", None, port)
+    command = [*server_words(None, port), "--workers", "1", "--serve-artifacts"]
+    command += ["--artifacts-destination", str(folder / "store")]
+    env = server_environment(f"sqlite:///{folder / 'mlflow.db'}")
     log = (folder / "server.log").open("ab")
-    script = (
-        f"cd {folder} && exec env {command} --workers 1 --serve-artifacts --artifacts-destination {folder / 'store'}"
-    )
-    process = subprocess.Popen(["/bin/sh", "-c", script], stdout=log, stderr=log, start_new_session=True)
+    process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
         while not answers(f"http://127.0.0.1:{port}"):
             assert process.poll() is None, (folder / "server.log").read_text()
@@ -275,11 +274,18 @@ def test_a_store_that_is_no_store_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_line_that_opens_the_page_names_the_store_and_its_artifacts(tmp_path: Path) -> None:
-    line = server_command("sqlite:////runs/mlflow.db", tmp_path / "mlflow-artifacts")
-    assert "server --backend-store-uri sqlite:////runs/mlflow.db --default-artifact-root file://" in line
-    assert line.endswith("--port 5000")
-    assert server_command("http://host:5000", None) == "http://host:5000"
+def test_a_page_is_opened_by_its_address_or_by_a_command_that_holds_no_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PG", "of-the-database")
+    pages = {
+        None: "kinemic search ui --runs 'my runs'",
+        "http://host:5000": "http://host:5000",
+        "http://me:${PG}@host:5000": "http://***@host:5000",
+        "postgresql://me:${PG}@host/mlflow": "kinemic search ui --store 'postgresql://me:${PG}@host/mlflow'",
+    }
+    for uri, page in pages.items():
+        assert page_of(search(tracking={"uri": uri}), Path("my runs")) == page
 
 
 def test_the_saved_view_lists_this_searchs_trials_with_columns_that_they_have(opened: Callable[[], Tracker]) -> None:
