@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import io
 import itertools
 import os
 import sys
@@ -132,8 +133,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
-        error.message = _one_line(error.message)
-        error.show()
+        said = io.StringIO()
+        error.show(said)
+        click.echo(printable(without_secrets(said.getvalue()), keep="\n"), err=True, nl=False)
         return error.exit_code
     except click.Abort as abort:
         # Click turns Ctrl-C into Abort; the interruption itself may say how to go on.
