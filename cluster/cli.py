@@ -10,7 +10,6 @@ import click
 from rich.table import Table
 
 from kinemic.console import PlainConsole
-from kinemic.quoting import command_line
 
 # Ray takes a second to import, so the commands import it on use: help and mistakes answer at once.
 
