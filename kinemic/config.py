@@ -48,7 +48,18 @@ class CorpusReader(Frozen):
     path: Path
 
 
-class HumanML3DReader(Frozen):
+OnBad = Literal["stop", "drop"]
+
+
+class RecordingsReader(Frozen):
+    """What every format of recordings can be told: its frame rate, and what to do about clips that can't be used."""
+
+    fps: float = Field(20.0, ge=1, le=1000)  # of the files; read as 20
+    on_bad: OnBad = "stop"  # stop names the first; drop leaves such clips out and notes them
+    drop: IdList | None = None  # more clips to leave out, such as the list of `kinemic data check --list`
+
+
+class HumanML3DReader(RecordingsReader):
     """A HumanML3D folder: ``new_joint_vecs/``, ``texts/``, split lists, ``Mean.npy`` and ``Std.npy``."""
 
     format: Literal["humanml3d"] = "humanml3d"
@@ -56,7 +67,7 @@ class HumanML3DReader(Frozen):
     split: str | None = "train"  # name of the list file without .txt; None takes every clip
 
 
-class NTUReader(Frozen):
+class NTUReader(RecordingsReader):
     """An NTU-VIBE folder as the KineMIC authors publish it; the subject is the P number of the file name."""
 
     format: Literal["ntu"] = "ntu"
@@ -65,7 +76,12 @@ class NTUReader(Frozen):
     task: str = "xsub"
 
 
-class JointsReader(Frozen):
+UpAxis = Literal["y", "z", "x", "-y", "-z", "-x"]
+Units = Literal["m", "cm", "mm"]
+JointSet = Literal["smpl22", "smpl24", "kinect25"]
+
+
+class JointsReader(RecordingsReader):
     """Plain joint files: npz sets (``rel``, ``root``, ``start``, ``ids``) and one JSON line a clip."""
 
     format: Literal["joints"] = "joints"
@@ -73,6 +89,9 @@ class JointsReader(Frozen):
     files: tuple[str, ...]
     clips: str = "clips.jsonl"
     ids: IdList | None = None  # None takes every clip of the files
+    up: UpAxis = "y"
+    units: Units = "m"
+    joints: JointSet = "smpl22"
 
 
 class GeneratedReader(Frozen):
@@ -134,6 +153,19 @@ class SplitConfig(Frozen):
             f"generation and judges: {self.folds} for every adaptation seed, and one more with all shots; "
             f"a split with dev clips of its own would take {each}"
         )
+
+
+class HeldOutSplit(Frozen):
+    """Which target clips are the test split: no part of an experiment, only a search's ``confirm`` names it."""
+
+    test: IdList | None = None
+    test_subjects: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_split(self) -> HeldOutSplit:
+        if (self.test is None) == (self.test_subjects is None):
+            raise ValueError("give exactly one of test (a list of ids) and test_subjects")
+        return self
 
 
 class DataConfig(Frozen):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from kinemic.config import ExperimentConfig, Frozen, IdList
+from kinemic.config import ExperimentConfig, Frozen, HeldOutSplit
 from kinemic.errors import ConfigError
 from kinemic.reading import load_yaml, override, parse
 from kinemic.store import DEFAULT_LIMIT_GB
@@ -118,20 +118,12 @@ class StagesConfig(Frozen):
     limit_gb: float = Field(default=DEFAULT_LIMIT_GB, ge=0)  # below one --runs; what was used longest ago goes
 
 
-class ConfirmConfig(Frozen):
+class ConfirmConfig(HeldOutSplit):
     """The test split, and what is run again before it is opened; a trial never gets it, not even its path."""
 
-    test: IdList | None = None
-    test_subjects: tuple[str, ...] | None = None
     best: int = Field(default=3, ge=1)  # trials of highest dev accuracy, of which one is the winner
     seeds: int = Field(default=3, ge=2)  # repetitions of each row: adaptation and generation seeds
     judge_seeds: int = Field(default=2, ge=1)  # in each repetition
-
-    @model_validator(mode="after")
-    def _one_split(self) -> ConfirmConfig:
-        if (self.test is None) == (self.test_subjects is None):
-            raise ValueError("give exactly one of test (a list of ids) and test_subjects")
-        return self
 
 
 class SearchConfig(ExperimentConfig):

@@ -364,7 +364,7 @@ def lacking_npz(root: Path) -> None:
     ("damage", "message"),
     [
         (nan_joint, r"clips\.npz: clip clip-00000: NaN or infinite joints at frame 33"),
-        (missing_joints, "1 clips have a line but no joints, first ghost"),
+        (missing_joints, "clip ghost has a line but no joints"),
         (odd_line, r"clips\.jsonl, line 1: expected a JSON object with id and captions"),
         (cut_npz, r"clips\.npz: not a readable npz file"),
         (torn_npz, r"clips\.npz: start must rise from 0 to the 5 frames, got 0 to 4"),

@@ -78,7 +78,7 @@ def test_joint_files_hold_the_generated_joints_and_labels(bundle: Path, tmp_path
     stored = dict(read_set(tmp_path / "clips.npz"))
     raw, clips = read(tmp_path, "npz")
     for clip, (name, features) in zip(clips, generated(bundle), strict=True):
-        np.testing.assert_allclose(stored[clip.name], features_to_joints(features), atol=1e-6)
+        np.testing.assert_allclose(stored[clip.name].joints(), features_to_joints(features), atol=1e-6)
         assert raw.classes[clip.label or 0] == name
         # The last frame only serves the velocities of the one before; the reader turns and places a clip its own way.
         placed = canonicalise(features_to_joints(features))[:-1]

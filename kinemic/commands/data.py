@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +9,15 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from kinemic.commands.data_options import Named, experiment_data, id_list, named_data, reader_options
+from kinemic.commands.data_options import id_list, is_experiment, named_data, reader_options
 from kinemic.commands.options import runs_option
-from kinemic.config import CorpusReader, DataConfig, SplitConfig
+from kinemic.config import SplitConfig
 from kinemic.console import console, progress_bars
 from kinemic.reading import parse
 
 if TYPE_CHECKING:
-    from kinemic.data.check import Finding
     from kinemic.data.corpus import Corpus
+    from kinemic.data.measures import Finding
 
 COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
 
@@ -49,18 +48,32 @@ def prepare(runs: Path, out: Path | None, **options: Any) -> None:
 
 @data.command()
 @reader_options
-def check(**options: Any) -> None:
-    """Look for what is wrong with the data set at PATH: raw, packed, or both of an experiment's YAML file.
+@click.option(
+    "--list",
+    "list_file",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Write the id of every clip with an error or a warning, a tab, and what it is; a reader's `drop` takes it.",
+)
+def check(list_file: Path | None, **options: Any) -> None:
+    """Look for what is wrong with the data set at PATH: raw, packed, or all that an experiment's YAML file names.
 
-    Checked are counts, lengths, NaN and infinite values, frame rate, bones, floor, captions, labels, subjects, and the
-    split of an experiment. The exit code is 1 where there is an error; a warning is worth a look.
+    Checked are unusable clips, lengths, frame rate, scale, axes, sides, floor, bones, dead and repeated frames,
+    captions, labels, subjects; of an experiment also its split, test split, text encoder and prior. The exit code is 1
+    where there is an error; a warning is worth a look.
     """
-    found = {named.name: _findings(named) for named in named_data(**options)}
-    data = experiment_data(options["path"])
-    if data is not None:
-        found["split"] = _split_findings(data)
+    from kinemic.commands.data_check import check_experiment, check_set, clip_lines
+    from kinemic.files import write_text
+
+    path = options["path"]
+    if is_experiment(path):
+        found = check_experiment(path)
+    else:
+        found = {named.name: check_set(named)[0] for named in named_data(**options)}
     for name, findings in found.items():
         console.print(findings_table(name, findings))
+    if list_file is not None:
+        write_text(list_file, "".join(f"{line}\n" for line in clip_lines(found)))
     if any(finding.level == "error" for findings in found.values() for finding in findings):
         raise SystemExit(1)
 
@@ -119,12 +132,17 @@ def corpus_table(name: str, corpus: Corpus) -> Table:
         "classes": len(corpus.classes),
         "captions": sum(map(len, corpus.captions)),
     }
+    bad, left_out = corpus.notes.get("bad", []), corpus.notes.get("left_out", [])
     notes = {
         "too_short": "dropped, too short",
         "cropped": "cropped to 196 frames",
         "missing": "listed, but not there",
     }
     rows |= {what: corpus.notes[key] for key, what in notes.items() if corpus.notes.get(key)}
+    if left_out:
+        rows["left out by `drop`"] = len(left_out)
+    if bad:
+        rows["unusable, dropped"] = f"{len(bad)}: {', '.join(name for name, _ in bad[:5])}{' ...' if bad[5:] else ''}"
     for what, value in rows.items():
         table.add_row(what, f"{value:,}" if isinstance(value, int) else str(value))
     return table
@@ -137,38 +155,3 @@ def findings_table(name: str, findings: list[Finding]) -> Table:
         level = Text(finding.level, style=COLOURS[finding.level])
         table.add_row(level, finding.what, f"{finding.count:,}", finding.example)
     return table
-
-
-def _split_findings(data: DataConfig) -> list[Finding]:
-    """Findings on an experiment's split, which is drawn from the target as it would be packed."""
-    from kinemic.data.check import Finding, check_split
-    from kinemic.data.splits import load_trial_data
-    from kinemic.errors import DataError
-    from kinemic.inputs import prepare_trial_data
-
-    try:
-        with tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
-            return check_split(load_trial_data(prepare_trial_data(data, Path(scratch), progress)))
-    except DataError as error:
-        return [Finding("error", str(error), 1)]
-
-
-def _findings(named: Named) -> list[Finding]:
-    """Findings on one data set; a list, folder or caption file that is missing is one of them, not the end."""
-    from kinemic.data.check import Finding, check_corpus, check_split
-    from kinemic.data.corpus import Corpus
-    from kinemic.data.readers import open_raw
-    from kinemic.data.splits import load_trial_data
-    from kinemic.errors import DataError
-
-    try:
-        opened: Corpus | Any = (
-            Corpus.open(named.reader.path)
-            if isinstance(named.reader, CorpusReader)
-            else open_raw(named.reader, named.role)
-        )
-        with progress_bars() as progress:
-            findings = check_corpus(opened, progress)
-        return findings + (check_split(load_trial_data(opened.path)) if opened.role == "trial" else [])
-    except DataError as error:
-        return [Finding("error", str(error), 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,19 @@ import click
 
 from kinemic.config import (
     CorpusReader,
-    DataConfig,
     GeneratedReader,
     HumanML3DReader,
     IdList,
+    JointSet,
     JointsReader,
     NTUReader,
+    OnBad,
     Reader,
+    Units,
+    UpAxis,
 )
 from kinemic.errors import ConfigError, DataError
-from kinemic.reading import load_experiment
+from kinemic.reading import load_experiment, parse
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -61,11 +65,32 @@ def reader_options(command: Command) -> Command:
         click.option("--task", default="xsub", show_default=True, help="ntu: folder of lists under the shots folder."),
         click.option("--shots-folder", default="S0000", show_default=True, help="ntu: folder under splits/fewshot."),
         click.option(
-            "--list",
-            "split",
+            "--split",
             default="train",
             show_default=True,
             help="humanml3d: name of the list file; 'every' takes every clip there is.",
+        ),
+        click.option(
+            "--drop", metavar="FILE[:KEY]", default=None, help="Leave these clips out, such as those of check --list."
+        ),
+        click.option(
+            "--on-bad",
+            type=click.Choice(typing.get_args(OnBad)),
+            default=None,
+            help="What to do about clips that can't be used.  [default: stop]",
+        ),
+        click.option("--fps", type=float, default=None, help="Frame rate of the files; read as 20.  [default: 20]"),
+        click.option(
+            "--up", type=click.Choice(typing.get_args(UpAxis)), default=None, help="joints: up axis.  [default: y]"
+        ),
+        click.option(
+            "--units", type=click.Choice(typing.get_args(Units)), default=None, help="joints: unit.  [default: m]"
+        ),
+        click.option(
+            "--joints",
+            type=click.Choice(typing.get_args(JointSet)),
+            default=None,
+            help="joints: which joints, in which order.  [default: smpl22]",
         ),
         click.option(
             "--role",
@@ -89,16 +114,7 @@ def reader_options(command: Command) -> Command:
 
 
 def named_data(
-    path: Path | None,
-    format_: str,
-    role: str | None,
-    split: str,
-    shots_folder: str,
-    task: str,
-    npz: tuple[str, ...],
-    ids: str | None,
-    clips: int | None,
-    seed: int,
+    path: Path | None, format_: str, role: str | None, clips: int | None, seed: int, **told: Any
 ) -> list[Named]:
     """Return the data sets that the options of ``reader_options`` name: one, or both of an experiment file."""
     if format_ == "generated":
@@ -107,16 +123,16 @@ def named_data(
         return [Named(f"generated {part}", GeneratedReader(part=part, clips=count, seed=seed), part)]
     if path is None:
         raise ConfigError("PATH is missing: give a folder, or an experiment's YAML file, or --format generated")
-    data = experiment_data(path)
-    if data is not None:
+    if is_experiment(path):
+        data = load_experiment(path).data
         return [Named("source", data.source, "source"), Named("target", data.target, "target")]
     found = detect(path) if format_ == "auto" else format_
-    return [Named(str(path), _reader(path, found, split, shots_folder, task, npz, ids), role)]
+    return [Named(str(path), _reader(path, found, **told), role)]
 
 
-def experiment_data(path: Path | None) -> DataConfig | None:
-    """Return the data of PATH where that is an experiment's YAML file."""
-    return load_experiment(path).data if path is not None and path.suffix in (".yaml", ".yml") else None
+def is_experiment(path: Path | None) -> bool:
+    """Whether PATH is an experiment's YAML file."""
+    return path is not None and path.suffix in (".yaml", ".yml")
 
 
 def detect(path: Path) -> str:
@@ -146,18 +162,31 @@ def id_list(text: str) -> IdList:
 
 
 def _reader(
-    path: Path, format_: str, split: str, shots_folder: str, task: str, npz: tuple[str, ...], ids: str | None
+    path: Path,
+    format_: str,
+    split: str,
+    shots_folder: str,
+    task: str,
+    npz: tuple[str, ...],
+    ids: str | None,
+    drop: str | None,
+    **told: Any,
 ) -> Reader:
+    """Return the reader of a format; what is ``told`` beyond its own options must be among its keys."""
+    settings = {"path": path, **{key: value for key, value in told.items() if value is not None}}
+    settings |= {"drop": id_list(drop)} if drop else {}
     match format_:
         case "corpus":
-            return CorpusReader(path=path)
+            return parse(CorpusReader, settings, "options of a packed corpus")
         case "humanml3d":
-            return HumanML3DReader(path=path, split=None if split == "every" else split)
+            names = {"split": None if split == "every" else split}
+            return parse(HumanML3DReader, settings | names, "options of --format humanml3d")
         case "ntu":
-            return NTUReader(path=path, shots=shots_folder, task=task)
+            return parse(NTUReader, settings | {"shots": shots_folder, "task": task}, "options of --format ntu")
         case _:
             files = npz or tuple(sorted(file.name for file in path.glob("*.npz")))
             if not files:
                 raise DataError(f"{path}: no npz file in it")
-            names = tuple(name if name.endswith(".npz") else f"{name}.npz" for name in files)
-            return JointsReader(path=path, files=names, ids=id_list(ids) if ids else None)
+            sets = {"files": tuple(name if name.endswith(".npz") else f"{name}.npz" for name in files)}
+            listed = {"ids": id_list(ids)} if ids else {}
+            return parse(JointsReader, settings | sets | listed, "options of --format joints")

@@ -24,7 +24,7 @@ def mine(
     Pools follow trial.mining: top_k clips, threshold (a quantile of the class's similarities), min_pool.
     """
     from kinemic.data.prepare import prepare
-    from kinemic.data.splits import choose
+    from kinemic.data.splits import classes_of
     from kinemic.device import resolve_device
     from kinemic.inputs import prepare_encoder
     from kinemic.mining import best_captions, mine_corpus, pool_table
@@ -38,7 +38,7 @@ def mine(
             classes, prompts = captions, [(caption,) for caption in captions]
         else:
             target = prepare(experiment.data.target, cache / "corpora", progress, "target")
-            classes = choose(target, experiment.data.split).classes
+            classes = classes_of(target, experiment.data.split)
             prompts = [target.class_captions[target.classes.index(name)] for name in classes]
         encoder, _ = prepare_encoder(experiment.text, source, cache, resolve_device(device))
         result = mine_corpus(source, prompts, encoder, experiment.trial.mining)

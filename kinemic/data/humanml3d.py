@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from kinemic.config import HumanML3DReader
+from kinemic.data.arrays import load_array
+from kinemic.data.convert import read_features
 from kinemic.data.corpus import Clip
-from kinemic.data.raw import Item, Raw, load_array, load_features, need_folder, read_lines
+from kinemic.data.raw import Item, Raw, ReadClip, left_out, list_files, need_folder, read_lines
 from kinemic.errors import DataError
 from kinemic.motion import Statistics
 from kinemic.skeleton import FPS
 
-Stretch = tuple[float, float]  # seconds; (0, 0) is the whole recording
+# Where the tokens begin: at the first # that nothing but word/KIND follows; a # may be a word of either part.
+_TOKENS = re.compile(r"#(?=#?[^#\s]*/[A-Z]+(?:\s+\S*/[A-Z]+)*\s*$)")
+
+Stretch = tuple[float, float]  # seconds
+WHOLE: Stretch = (0.0, 0.0)
 
 
 def open_humanml3d(reader: HumanML3DReader) -> Raw:
-    """List a HumanML3D folder as source clips; the statistics are its own. Raises DataError for what is missing."""
+    """List a HumanML3D folder as source clips. Raises DataError for what is missing.
+
+    The statistics are the folder's own; at another frame rate than 20 those are of other velocities, so that they are
+    computed anew.
+    """
     root = need_folder(reader.path, "a HumanML3D folder")
     vectors = need_folder(root / "new_joint_vecs", "motion features, one npy file a recording")
     there = {file.stem for file in vectors.glob("*.npy")}
@@ -30,29 +43,28 @@ def open_humanml3d(reader: HumanML3DReader) -> Raw:
     names = [name for name in listed if name in there]
     if not names:
         raise DataError(f"{vectors}: none of the {len(listed)} listed clips is there; check the folder and the list")
-    statistics = [root / "Mean.npy", root / "Std.npy"]
+    statistics = [root / "Mean.npy", root / "Std.npy"] if reader.fps == FPS else []
     files = [path for n in names for path in (vectors / f"{n}.npy", root / "texts" / f"{n}.txt")]
     return Raw(
         path=root,
         role="source",
-        files=(*lists, *statistics, *files),
+        files=(*lists, *statistics, *files, *list_files(reader.drop)),
         total=len(names),
-        items=lambda: (Item(name, partial(load_recording, root, name)) for name in names),
-        statistics=lambda: read_statistics(root),
+        items=lambda: (Item(name, partial(load_recording, root, name, reader.fps)) for name in names),
+        statistics=lambda: read_statistics(root) if statistics else None,
         missing=tuple(name for name in listed if name not in there),
+        on_bad=reader.on_bad,
+        without=left_out(reader),
     )
 
 
-def load_recording(root: Path, name: str) -> list[Clip]:
+def load_recording(root: Path, name: str, fps: float = FPS) -> list[ReadClip]:
     """Return the clips of one recording: the whole of it, and each captioned stretch as a clip of its own."""
-    features = load_features(root / "new_joint_vecs" / f"{name}.npy")
     clips = []
-    for (start, end), captions in read_captions(root / "texts" / f"{name}.txt").items():
-        if (start, end) == (0.0, 0.0):
-            clips.append(Clip(name, features, captions))
-        else:
-            part = features[int(start * FPS) : int(end * FPS)]
-            clips.append(Clip(f"{name}@{start:g}-{end:g}", part, captions))
+    for stretch, captions in read_captions(root / "texts" / f"{name}.txt").items():
+        part, clip_name = (None, name) if stretch == WHOLE else (stretch, f"{name}@{stretch[0]:g}-{stretch[1]:g}")
+        features, frames = read_features(root / "new_joint_vecs" / f"{name}.npy", fps, part)
+        clips.append(ReadClip(Clip(clip_name, features, captions), frames))
     return clips
 
 
@@ -63,13 +75,13 @@ def read_captions(path: Path) -> dict[Stretch, tuple[str, ...]]:
     """
     stretches: dict[Stretch, list[str]] = {}
     for number, line in enumerate(read_lines(path, "lines caption#tokens#start#end"), 1):
-        caption, *rest = line.rsplit("#", 3)
         try:
-            _, start, end = rest
+            told, start, end = line.rsplit("#", 2)
+            caption, _ = _TOKENS.split(told, maxsplit=1) if _TOKENS.search(told) else told.split("#")
             stretch = (_seconds(start), _seconds(end))
         except ValueError as error:
             raise DataError(f"{path}, line {number}: expected caption#tokens#start#end, got {line[:60]!r}") from error
-        if stretch != (0.0, 0.0) and not 0 <= stretch[0] < stretch[1]:
+        if stretch != WHOLE and not 0 <= stretch[0] < stretch[1]:
             raise DataError(f"{path}, line {number}: the stretch {start}..{end} s is empty")
         if caption.strip():
             stretches.setdefault(stretch, []).append(caption.strip())
@@ -80,13 +92,16 @@ def read_captions(path: Path) -> dict[Stretch, tuple[str, ...]]:
 
 def read_statistics(root: Path) -> Statistics:
     """Return ``Mean.npy`` and ``Std.npy`` of a folder. Raises DataError where one is missing or of another width."""
-    mean, std = (load_array(root / name).astype("float32") for name in ("Mean.npy", "Std.npy"))
+    arrays = [load_array(root / name) for name in ("Mean.npy", "Std.npy")]
     try:
-        return Statistics(mean, std)
+        with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite, which is refused
+            return Statistics(*(np.array(array, dtype=np.float32) for array in arrays))
     except DataError as error:
         raise DataError(f"{root / 'Mean.npy'}, Std.npy: {error}") from error
 
 
 def _seconds(text: str) -> float:
     value = float(text)
+    if math.isinf(value):
+        raise ValueError(text)
     return 0.0 if math.isnan(value) else value  # some published lines say nan where they mean the whole recording

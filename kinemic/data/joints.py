@@ -1,80 +1,148 @@
-"""Plain joint files: npz sets (``rel``, ``root``, ``start``, ``ids``; metres, 20 fps) and one JSON line a clip."""
+"""Plain joint files: npz sets (``rel``, ``root``, ``start``, ``ids``) and one JSON line a clip.
+
+``rel`` (frames, joints, 3) is relative to ``root`` (frames, 3), the pelvis; clip i is ``start[i]`` to ``start[i + 1]``.
+What a reader's ``joints``, ``units``, ``up`` and ``fps`` say is brought onto 22 joints, metres, y up, 20 fps.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinemic.config import JointsReader
+from kinemic.data.arrays import load_arrays, need_floats
+from kinemic.data.convert import JOINTS_OF, frames_needed, joint_features
 from kinemic.data.corpus import Clip, Role
-from kinemic.data.raw import MIN_FRAMES, Item, Raw, load_arrays, need_folder, read_ids, read_lines
+from kinemic.data.raw import (
+    MIN_FRAMES,
+    Item,
+    Raw,
+    ReadClip,
+    left_out,
+    list_files,
+    need_folder,
+    read_ids,
+    read_lines,
+)
+from kinemic.documents import parse_json
 from kinemic.errors import DataError
 from kinemic.files import replacing, write_text
-from kinemic.motion import joints_to_features
 from kinemic.skeleton import NUM_JOINTS
 
-Row = dict[str, Any]  # one line of clips.jsonl: id, set, label, subject, captions
+
+@dataclass(frozen=True)
+class Row:
+    """A line of clips.jsonl, or why it can't be used; one without an id goes by its place in the file."""
+
+    id: str
+    set: str | None = None
+    label: str | None = None
+    subject: str | None = None
+    captions: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """A clip as an npz set holds it: joints (T, J, 3) relative to the pelvis, and the pelvis (T, 3)."""
+
+    rel: NDArray[np.floating]
+    root: NDArray[np.floating]
+
+    def __len__(self) -> int:
+        return len(self.rel)
+
+    def joints(self, frames: int | None = None) -> NDArray[np.float32]:
+        """Return the joints of the first ``frames`` frames, or of all, float32 (T, J, 3)."""
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused by who reads it
+            joints: NDArray[np.float32] = self.rel[:frames].astype(np.float32) + self.root[:frames, None].astype(
+                np.float32
+            )
+        return joints
 
 
 def open_joints(reader: JointsReader, role: Role = "target") -> Raw:
     """List plain joint files. A class is a label; its captions are the captions of its clips, each once, sorted.
 
     As a source the clips go by their own captions alone, and labels are left out.
-    Raises DataError for a missing file, a line that is not a clip, and an id of ``ids`` that no file holds.
+    Raises DataError for a missing file, and an id of ``ids`` that no file holds.
     """
     root = need_folder(reader.path, "joint files (npz) and their JSON lines")
     paths = [root / file for file in reader.files]
+    absent = [path for path in paths if not path.is_file()]
+    if absent:
+        raise DataError(f"{absent[0]}: no such file; expected joints (npz)")
     rows = _chosen(reader, read_rows(root / reader.clips))
     if role == "source":
-        rows = {name: row | {"label": None} for name, row in rows.items()}
+        rows = {name: replace(row, label=None) for name, row in rows.items()}
     captions: dict[str, set[str]] = {}
     for row in rows.values():
-        if row.get("label"):
-            captions.setdefault(row["label"], set()).update(row["captions"])
+        if row.label:
+            captions.setdefault(row.label, set()).update(row.captions)
     classes = sorted(captions)
-    lists = [reader.ids.file] if reader.ids else []
     return Raw(
         path=root,
         role=role,
-        files=(*paths, root / reader.clips, *lists),
+        files=(*paths, root / reader.clips, *list_files(reader.ids, reader.drop)),
         total=len(rows),
-        items=lambda: _items(paths, rows, {name: label for label, name in enumerate(classes)}),
+        items=lambda: _items(reader, paths, rows, {name: label for label, name in enumerate(classes)}),
         classes=tuple(classes),
         class_captions=tuple(tuple(sorted(captions[name])) for name in classes),
         least=MIN_FRAMES[role] - 1,  # the last frame only serves the velocities of the one before
+        on_bad=reader.on_bad,
+        without=left_out(reader),
     )
 
 
 def read_rows(path: Path) -> dict[str, Row]:
-    """Return the lines of a clips.jsonl by clip id. Raises DataError for a line without id, or with odd values."""
+    """Return the lines of a clips.jsonl by clip id. Raises DataError where there is no such file of text.
+
+    A line that can't be used is kept with the reason, and so is an id that two lines describe.
+    """
     rows: dict[str, Row] = {}
+    first: dict[str, int] = {}
     for number, line in enumerate(read_lines(path, "one JSON line a clip"), 1):
-        try:
-            row = json.loads(line)
-            name, captions = row["id"], row.setdefault("captions", [])
-            good = isinstance(name, str) and isinstance(captions, list) and all(isinstance(c, str) for c in captions)
-            good = good and all(isinstance(row.get(key, ""), str | None) for key in ("set", "label", "subject"))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            good = False
-        if not good:
-            raise DataError(
-                f"{path}, line {number}: expected a JSON object with id and captions (set, label, subject: text or "
-                f"null), got {line[:60]!r}"
-            )
-        rows[name] = row
+        row = _read_row(line, path, number)
+        if row.id in first:
+            twice = f"{path}: lines {first[row.id]} and {number} both describe clip {row.id}; keep one"
+            row = Row(row.id, rows[row.id].set, problem=twice)
+        rows[row.id] = row
+        first.setdefault(row.id, number)
     return rows
+
+
+def _read_row(line: str, path: Path, number: int) -> Row:
+    """Return what a line says, or a row that says what is wrong with it."""
+    why = ""
+    try:
+        found = parse_json(line)
+    except ValueError as error:
+        found, why = None, f" ({' '.join(str(error).split())[:80]})"
+    fields: dict[str, Any] = found if isinstance(found, dict) else {}
+    name, captions = fields.get("id"), fields.get("captions", [])
+    group, label, subject = (fields.get(key) for key in ("set", "label", "subject"))
+    good = isinstance(name, str) and isinstance(captions, list) and all(isinstance(c, str) for c in captions)
+    if good and all(isinstance(text, str | None) for text in (group, label, subject)):
+        return Row(str(name), group, label, subject, tuple(captions))
+    problem = (
+        f"{path}, line {number}: expected a JSON object with id and captions (set, label, subject: text or null), "
+        f"got {line[:60]!r}{why}"
+    )
+    known = name if isinstance(name, str) else f"{path.name}, line {number}"
+    return Row(known, group if isinstance(group, str) else None, problem=problem)
 
 
 def _chosen(reader: JointsReader, rows: dict[str, Row]) -> dict[str, Row]:
     sets = {Path(file).stem for file in reader.files}
-    here = {name: row for name, row in rows.items() if (row.get("set") or Path(reader.files[0]).stem) in sets}
+    here = {name: row for name, row in rows.items() if (row.set or Path(reader.files[0]).stem) in sets}
     if reader.ids is not None:
         listed = dict.fromkeys(read_ids(reader.ids))
         unknown = [name for name in listed if name not in here]
@@ -87,33 +155,55 @@ def _chosen(reader: JointsReader, rows: dict[str, Row]) -> dict[str, Row]:
     return here
 
 
-def _items(paths: list[Path], rows: dict[str, Row], label_of: dict[str, int]) -> Iterator[Item]:
+def _items(reader: JointsReader, paths: list[Path], rows: dict[str, Row], label_of: dict[str, int]) -> Iterator[Item]:
     left = dict(rows)
     for path in paths:
-        for name, joints in read_set(path):
+        try:
+            clips = read_set(path, JOINTS_OF[reader.joints])
+        except DataError as error:
+            own = [name for name, row in left.items() if (row.set or paths[0].stem) == path.stem]
+            for name in own or [path.name]:
+                left.pop(name, None)
+                yield Item(name, partial(_refuse, str(error)))
+            continue
+        for name, stored in clips:
             if name in left:
-                yield Item(name, partial(_load, path, name, joints, left.pop(name), label_of))
-    if left:
-        raise DataError(f"{paths[0].parent}: {len(left)} clips have a line but no joints, first {next(iter(left))}")
+                yield Item(name, partial(_load, reader, path, name, stored, left.pop(name), label_of))
+            elif name in rows:
+                yield Item(name, partial(_refuse, f"{path}: clip {name} comes twice; keep one"))
+    for name, row in left.items():
+        yield Item(name, partial(_refuse, row.problem or f"{paths[0].parent}: clip {name} has a line but no joints"))
 
 
-def read_set(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield (clip id, joints (T, 22, 3)) of an npz set. Raises DataError where its arrays don't fit together."""
+def read_set(path: Path, joints: int = NUM_JOINTS) -> list[tuple[str, StoredClip]]:
+    """Return the clips of an npz set with their ids. Raises DataError where its arrays don't fit together."""
     z = load_arrays(path, ("rel", "root", "start", "ids"))
     rel, root, start, ids = z["rel"], z["root"], z["start"], z["ids"]
-    fits = rel.ndim == 3 and rel.shape[1:] == (NUM_JOINTS, 3) and root.shape == (len(rel), 3)
-    if not fits or start.shape != (len(ids) + 1,):
+    fits = rel.ndim == 3 and rel.shape[1:] == (joints, 3) and root.shape == (len(rel), 3)
+    if not fits or ids.ndim != 1 or start.shape != (len(ids) + 1,):
         shapes = ", ".join(f"{key} {array.shape}" for key, array in z.items())
-        raise DataError(f"{path}: expected rel (frames, 22, 3), root (frames, 3), start (n + 1), ids (n), got {shapes}")
-    if start[0] != 0 or start[-1] != len(rel) or (np.diff(start) < 0).any():
-        raise DataError(f"{path}: start must rise from 0 to the {len(rel)} frames, got {start[0]} to {start[-1]}")
-    for name, first, end in zip(ids, start[:-1], start[1:], strict=True):
-        yield str(name), rel[first:end].astype(np.float32) + root[first:end, None].astype(np.float32)
+        others = ", ".join(f"{name} has {count}" for name, count in JOINTS_OF.items())
+        raise DataError(
+            f"{path}: expected rel (frames, {joints}, 3), root (frames, 3), start (n + 1), ids (n), got {shapes}; "
+            f"of the reader's `joints`, {others}"
+        )
+    need_floats(path, "rel", rel)
+    need_floats(path, "root", root)
+    for key, array, kind, expected in (("start", start, np.integer, "whole numbers"), ("ids", ids, np.str_, "texts")):
+        if not np.issubdtype(array.dtype, kind):
+            raise DataError(f"{path}: {key} holds {array.dtype} values, expected {expected}")
+    places = [int(frame) for frame in start]
+    if places[0] != 0 or places[-1] != len(rel) or any(b < a for a, b in itertools.pairwise(places)):
+        raise DataError(f"{path}: start must rise from 0 to the {len(rel)} frames, got {places[0]} to {places[-1]}")
+    return [
+        (str(name), StoredClip(rel[first:end], root[first:end]))
+        for name, first, end in zip(ids, places[:-1], places[1:], strict=True)
+    ]
 
 
 @dataclass(frozen=True)
 class JointClip:
-    """One clip of joint files: its label as written, and its features (T - 1, 263)."""
+    """One clip of joint files: its label as written, and its features (T - 1, at most 196, 263)."""
 
     name: str
     label: str | None
@@ -122,10 +212,10 @@ class JointClip:
 
 
 def read_joints(folder: Path, files: Sequence[str], clips: str = "clips.jsonl") -> list[JointClip]:
-    """Read all clips of joint files, of any length. Raises DataError as ``open_joints`` does."""
+    """Read all clips of joint files, the short ones too. Raises DataError where one can't be used."""
     reader = JointsReader(path=folder, files=tuple(files), clips=clips)
     raw = open_joints(reader, "target")
-    loaded = [clip for item in raw.items() for clip in item.load()]
+    loaded = [read.clip for item in raw.items() for read in item.load()]
     return [
         JointClip(c.name, None if c.label is None else raw.classes[c.label], c.captions, c.features_TF) for c in loaded
     ]
@@ -158,13 +248,18 @@ def write_joints(
     write_text(folder / "clips.jsonl", "".join(f"{line}\n" for line in lines))
 
 
-def _load(path: Path, name: str, joints: NDArray[np.float32], row: Row, label_of: dict[str, int]) -> list[Clip]:
-    if not np.isfinite(joints).all():
-        frame = int(np.argwhere(~np.isfinite(joints))[0, 0])
-        raise DataError(f"{path}: clip {name}: NaN or infinite joints at frame {frame}; drop or repair the clip")
+def _load(
+    reader: JointsReader, path: Path, name: str, stored: StoredClip, row: Row, label_of: dict[str, int]
+) -> list[ReadClip]:
+    if row.problem:
+        raise DataError(row.problem)
     try:
-        features = joints_to_features(joints)
+        features, frames = joint_features(stored.joints(frames_needed(reader.fps)), len(stored), reader)
     except DataError as error:
         raise DataError(f"{path}: clip {name}: {error}") from error
-    label = row.get("label")
-    return [Clip(name, features, tuple(row["captions"]), label_of[label] if label else None, row.get("subject"))]
+    label = label_of[row.label] if row.label else None
+    return [ReadClip(Clip(name, features, row.captions, label, row.subject), frames)]
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise DataError(problem)

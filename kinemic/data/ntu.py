@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from kinemic.config import NTUReader
+from kinemic.data.convert import read_features
 from kinemic.data.corpus import Clip
 from kinemic.data.humanml3d import read_captions
-from kinemic.data.raw import Item, Raw, load_features, need_folder, read_json, read_lines
+from kinemic.data.raw import Item, Raw, ReadClip, left_out, list_files, need_folder, read_json, read_lines
 from kinemic.errors import DataError
 
-NAME = re.compile(r"S(?P<setup>\d{3})C\d{3}P(?P<subject>\d{3})R\d{3}A(?P<action>\d{3})")
+NAME = re.compile(r"S(?P<setup>\d{3})C\d{3}P(?P<subject>\d{3})R\d{3}A(?P<action>\d{3})", re.ASCII)
+_TAG = re.compile("A[0-9]{1,3}")
 LISTS = ("train", "val", "incremental")  # the last, where it is there, holds the clips that the shots were drawn from
 
 
@@ -46,13 +48,15 @@ def open_ntu(reader: NTUReader) -> Raw:
     return Raw(
         path=root,
         role="target",
-        files=(*sorted(lists.glob("*.txt")), root / "ntu_metadata.json", *files),
+        files=(*sorted(lists.glob("*.txt")), root / "ntu_metadata.json", *files, *list_files(reader.drop)),
         total=len(names),
-        items=lambda: (Item(name, partial(_load, root, name, label_of[listed[name]])) for name in names),
+        items=lambda: (Item(name, partial(_load, root, name, label_of[listed[name]], reader.fps)) for name in names),
         classes=tuple(actions[number][0] for number in numbers),
         class_captions=tuple(actions[number][1] for number in numbers),
         missing=tuple(sorted(name for name in listed if name not in there)),
         sides={name: frozenset(map(subject_of, by_list[name])) for name in ("train.txt", "val.txt")},
+        on_bad=reader.on_bad,
+        without=left_out(reader),
     )
 
 
@@ -64,7 +68,7 @@ def read_labelled_list(path: Path) -> dict[str, int]:
     if len(names) != len(labels):
         raise DataError(f"{label_path}: {len(labels)} labels for the {len(names)} clips of {path.name}")
     for name, label in zip(names, labels, strict=True):
-        if not label.isdigit() or int(label) != parse_name(name)["action"] - 1:
+        if not re.fullmatch("[0-9]{1,6}", label) or int(label) != parse_name(name)["action"] - 1:
             raise DataError(f"{label_path}: label {label!r} of {name}, expected its A number - 1")
     return {name: int(label) for name, label in zip(names, labels, strict=True)}
 
@@ -83,15 +87,28 @@ def subject_of(name: str) -> str:
 
 
 def read_actions(path: Path) -> dict[int, tuple[str, tuple[str, ...]]]:
-    """Return action index -> (class name, captions) of ``ntu_metadata.json``; the index is the A number - 1."""
+    """Return action index -> (class name, captions) of ``ntu_metadata.json``; the index is the A number - 1.
+
+    Raises DataError for another form, and for an action that comes twice.
+    """
     data: Any = read_json(path, "class names and captions")
-    try:
-        return {int(a["tag"][1:]) - 1: (str(a["action"]), tuple(map(str, a["captions"]))) for a in data["actions"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: expected actions with action, tag and captions ({error} is wrong)") from error
+    actions: dict[int, tuple[str, tuple[str, ...]]] = {}
+    rows = data.get("actions") if isinstance(data, dict) else None
+    for row in rows if isinstance(rows, list) else [None]:
+        name, tag, captions = (row.get(key) if isinstance(row, dict) else None for key in ("action", "tag", "captions"))
+        texts = tuple(captions) if isinstance(captions, list) else (None,)
+        told = all(isinstance(text, str) for text in texts)
+        if not (isinstance(name, str) and name and isinstance(tag, str) and _TAG.fullmatch(tag) and told):
+            raise DataError(
+                f"{path}: expected actions with action (text), tag (A001) and captions (texts), got {str(row)[:60]}"
+            )
+        if int(tag[1:]) - 1 in actions:
+            raise DataError(f"{path}: action {tag} comes twice; keep one")
+        actions[int(tag[1:]) - 1] = (name, texts)
+    return actions
 
 
-def _load(root: Path, name: str, label: int) -> list[Clip]:
-    text = root / "texts" / f"{name}.txt"
-    captions = tuple(c for texts in read_captions(text).values() for c in texts)
-    return [Clip(name, load_features(root / "new_joint_vecs" / f"{name}.npy"), captions, label, subject_of(name))]
+def _load(root: Path, name: str, label: int, fps: float) -> list[ReadClip]:
+    captions = tuple(c for texts in read_captions(root / "texts" / f"{name}.txt").values() for c in texts)
+    features, frames = read_features(root / "new_joint_vecs" / f"{name}.npy", fps)
+    return [ReadClip(Clip(name, features, captions, label, subject_of(name)), frames)]

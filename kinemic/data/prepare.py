@@ -58,7 +58,7 @@ def identity(reader: Reader, raw: Raw) -> str:
 
 
 def _code() -> list[Path]:
-    readers = [Path(__file__).with_name(f"{name}.py") for name in ("raw", "joints", "ntu", "humanml3d")]
+    readers = [Path(__file__).with_name(f"{name}.py") for name in ("raw", "convert", "joints", "ntu", "humanml3d")]
     return [*readers, *(Path(module.__file__ or "") for module in (motion, rotations, skeleton))]
 
 

@@ -10,7 +10,7 @@ from kinemic.data.corpus import Clip, Role
 from kinemic.data.humanml3d import open_humanml3d
 from kinemic.data.joints import open_joints
 from kinemic.data.ntu import open_ntu
-from kinemic.data.raw import Item, Raw
+from kinemic.data.raw import Item, Raw, ReadClip
 from kinemic.errors import ConfigError
 
 RawReader = HumanML3DReader | NTUReader | JointsReader | GeneratedReader
@@ -62,7 +62,7 @@ def _generated_items(reader: GeneratedReader, label_of: dict[str, int]) -> list[
 
     generate = generate_source if reader.part == "source" else generate_target
 
-    def load(clip: GeneratedClip) -> list[Clip]:
+    def load(clip: GeneratedClip) -> list[ReadClip]:
         label = None if clip.action is None else label_of[clip.action]
         segments = tuple((s.action, s.start, s.end) for s in clip.segments)
         whole = Clip(clip.name, joints_to_features(clip.joints_TJ3), clip.captions, label, clip.subject, segments)
@@ -76,6 +76,6 @@ def _generated_items(reader: GeneratedReader, label_of: dict[str, int]) -> list[
             )
             for s in clip.stretches
         ]
-        return [whole, *stretches]
+        return [ReadClip(c, len(c.features_TF)) for c in (whole, *stretches)]
 
     return [Item(clip.name, partial(load, clip)) for clip in generate(reader.clips, reader.seed)]

@@ -131,7 +131,7 @@ def make_test_data(
 
 def choose(target: Corpus, split: SplitConfig) -> Split:
     """Return the clips of a split, in no way dependent on the order of the clips in the corpus; raises DataError."""
-    classes = split.classes or target.classes
+    classes = classes_of(target, split)
     of_class = _of_classes(target, classes)
     if split.folds is not None:
         return _choose_folds(target, split, classes, of_class)
@@ -150,6 +150,13 @@ def choose(target: Corpus, split: SplitConfig) -> Split:
     chosen = Split(classes, train, np.flatnonzero(dev))
     _check_sides(target, chosen, recorded=split.train is not None and split.dev is not None)
     return chosen
+
+
+def classes_of(target: Corpus, split: SplitConfig) -> tuple[str, ...]:
+    """Return the classes of a split. Raises DataError where there is none, or one that the target corpus lacks."""
+    classes = split.classes or target.classes
+    _of_classes(target, classes)
+    return classes
 
 
 def draw(target: Corpus, classes: Sequence[str], pool: NDArray[np.bool_], shots: int, seed: int) -> Indices:
