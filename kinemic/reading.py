@@ -129,7 +129,8 @@ def _deep_copy(node: dict[str, Any]) -> dict[str, Any]:
 def _first_problem(model: type[BaseModel], error: ValidationError) -> str:
     problems = error.errors()
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    keys = [str(part) for part in problem["loc"] if part not in _TAGS]
+    location = problem["loc"]
+    keys = [str(part) for i, part in enumerate(location) if i == 0 or (location[i - 1], part) not in _TAGS]
     path = ".".join(keys) or "the file"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {path!r}{_nearest(keys[-1], _known_keys(model, problem['loc'][:-1]))}"
@@ -168,9 +169,14 @@ def _nearest(key: str, known: list[str]) -> str:
     return f"; known here: {', '.join(known)}" if known else ""
 
 
-# The members of these unions are told apart by a tag, which pydantic puts into locations; the file has no such key.
+# The members of these unions are told apart by a tag, which pydantic puts into locations after the union's own key; the
+# file has no such key, but a key of that name may be in it elsewhere.
 _TAGS = {
-    member.model_fields[key].default
-    for key, union in (("format", Reader), ("encoder", TextConfig))
+    (name, member.model_fields[key].default)
+    for name, key, union in (
+        ("source", "format", Reader),
+        ("target", "format", Reader),
+        ("text", "encoder", TextConfig),
+    )
     for member in _models_in(union)
 }

@@ -16,7 +16,7 @@ from kinemic.config import (
     RecordingsReader,
 )
 from kinemic.console import progress_bars
-from kinemic.data.check import Survey, check_split, findings, survey
+from kinemic.data.check import check_split, findings, survey
 from kinemic.data.corpus import Corpus
 from kinemic.data.measures import Finding
 from kinemic.data.prepare import prepare
@@ -29,31 +29,31 @@ from kinemic.reading import load_experiment, load_yaml, parse
 from kinemic.text import TextEncoder, build_encoder
 
 
-def check_set(named: Named) -> tuple[list[Finding], Survey]:
-    """Return the findings on one data set, and its survey; a folder that is missing is a finding, not the end."""
-    seen = Survey()
+def check_set(named: Named) -> tuple[list[Finding], list[str]]:
+    """Return the findings on one data set, and its captions; a folder that is missing is a finding, not the end."""
     try:
         packed = isinstance(named.reader, CorpusReader)
         data = Corpus.open(named.reader.path) if packed else open_raw(named.reader, named.role)  # type: ignore[union-attr]
         with progress_bars() as progress:
             seen = survey(data, progress)
         found = findings(data, seen)
-        return found + (check_split(load_trial_data(data.path)) if data.role == "trial" else []), seen
+        found += check_split(load_trial_data(data.path)) if data.role == "trial" else []
+        return found, [*seen.captions, *itertools.chain.from_iterable(data.class_captions)]
     except KinemicError as error:
-        return [Finding("error", str(error), 1)], seen
+        return [Finding("error", str(error), 1)], []
 
 
 def check_experiment(path: Path) -> dict[str, list[Finding]]:
     """Return the findings on both data sets of a file, its split, the test split that it names, encoder and prior."""
     experiment = load_experiment(path)
     data = experiment.data
-    source, seen = check_set(Named("source", data.source, "source"))
-    target, _ = check_set(Named("target", data.target, "target"))
+    source, captions = check_set(Named("source", data.source, "source"))
+    target, prompts = check_set(Named("target", data.target, "target"))
     return {
         "source": source,
         "target": target,
         "split": _split(data, _held_out(path)),
-        "text and prior": _models(experiment, seen.captions),
+        "text and prior": _models(experiment, captions, prompts),
     }
 
 
@@ -93,12 +93,14 @@ def _split(data: DataConfig, test: HeldOutSplit | None) -> list[Finding]:
         return [Finding("error", str(error), 1)]
 
 
-def _models(experiment: ExperimentConfig, captions: Sequence[str]) -> list[Finding]:
+def _models(experiment: ExperimentConfig, captions: Sequence[str], prompts: Sequence[str]) -> list[Finding]:
     found: list[Finding] = []
     encoder: TextEncoder | None = None
     try:
         encoder = build_encoder(experiment.text, captions)
         found.append(Finding("info", f"text encoder {encoder.id}", 1))
+        if experiment.text.encoder == "tfidf":  # CLIP embeds whatever it is given, and takes its time
+            encoder.encode(sorted({*captions, *prompts}))
     except KinemicError as error:
         found.append(Finding("error", str(error), 1))
     if experiment.prior.path is not None:

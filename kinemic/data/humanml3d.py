@@ -22,6 +22,7 @@ from kinemic.skeleton import FPS
 _TOKENS = re.compile(r"#(?=#?[^#\s]*/[A-Z]+(?:\s+\S*/[A-Z]+)*\s*$)")
 
 Stretch = tuple[float, float]  # seconds
+LONGEST_S = 1e6  # no recording is longer, and an infinite one has no frame number
 WHOLE: Stretch = (0.0, 0.0)
 
 
@@ -102,6 +103,6 @@ def read_statistics(root: Path) -> Statistics:
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if math.isinf(value):
+    if abs(value) > LONGEST_S:
         raise ValueError(text)
     return 0.0 if math.isnan(value) else value  # some published lines say nan where they mean the whole recording
