@@ -214,6 +214,7 @@ class Adaptation:
             "kind": KIND,
             "model": self.prior.config.model_dump(mode="json"),
             "encoder_id": self.prior.encoder_id,
+            "caption_tokens": self.prior.caption_tokens,
             "prior_diffusion_steps": self.prior.diffusion_steps,
             "prior": _fingerprint(self.prior),
             "classes": self.classes,

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
+from pydantic import Field, model_validator
 
 from kinemic import __version__, checkpoint
-from kinemic.config import ModelConfig, SynthesisConfig, TrialConfig, TrialSeeds
+from kinemic.config import MAX_DIFFUSION_STEPS, ModelConfig, SynthesisConfig, TrialConfig, TrialSeeds
+from kinemic.data.raw import MAX_FRAMES
 from kinemic.errors import CheckpointError, ConfigError, DataError
+from kinemic.loading import Metadata, check_tensors, load_mdm, read_metadata
 from kinemic.models.mdm import MDM
 from kinemic.motion import Statistics
 from kinemic.progress import ProgressCallback, silent
@@ -19,6 +22,28 @@ from kinemic.synthesis import Synthetic, synthesise
 
 KIND = "generator"
 FILE_NAME = "generator.safetensors"
+
+Frames = Annotated[int, Field(ge=1, le=MAX_FRAMES)]
+
+
+class _BundleMetadata(Metadata):
+    """What a bundle's file says of itself."""
+
+    model: ModelConfig
+    diffusion_steps: int = Field(ge=2, le=MAX_DIFFUSION_STEPS)
+    classes: tuple[str, ...] = Field(min_length=1)
+    captions: tuple[tuple[str, ...], ...]
+    lengths: tuple[tuple[Frames, ...], ...]
+    trial: TrialConfig
+    seeds: TrialSeeds
+    encoder_id: str
+    caption_tokens: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_a_class(self) -> _BundleMetadata:
+        if not len(self.classes) == len(self.captions) == len(self.lengths):
+            raise ValueError("expected captions and lengths of every class")
+        return self
 
 
 @dataclass(frozen=True)
@@ -39,6 +64,7 @@ class GeneratorBundle:
     trial: TrialConfig
     seeds: TrialSeeds
     encoder_id: str
+    caption_tokens: int | None = None  # where captions were cut for it; None: at the encoder's context
 
     def save(self, path: Path) -> None:
         """Write the bundle atomically as safetensors."""
@@ -59,6 +85,7 @@ class GeneratorBundle:
             "trial": self.trial.model_dump(mode="json"),
             "seeds": self.seeds.model_dump(mode="json"),
             "encoder_id": self.encoder_id,
+            "caption_tokens": self.caption_tokens,
         }
         checkpoint.save(path, tensors, meta)
 
@@ -69,29 +96,31 @@ class GeneratorBundle:
         tensors, meta = checkpoint.load(path)
         checkpoint.require(meta, {"kind": KIND}, path)
         try:
-            return cls._read(tensors, meta)
-        except (KeyError, TypeError, ValueError, RuntimeError, DataError) as error:  # RuntimeError: load_state_dict
+            return cls._read(tensors, read_metadata(meta, _BundleMetadata, path, KIND), path)
+        except (KeyError, TypeError, ValueError, DataError) as error:
             why = " ".join(str(error).split())[:120]
             raise CheckpointError(f"{path}: not a whole generator ({why}); export it again") from error
 
     @classmethod
-    def _read(cls, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> GeneratorBundle:
-        config = ModelConfig(**meta["model"])
-        classes = tuple(meta["classes"])
-        model = MDM(config, actions=len(classes))
-        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    def _read(cls, tensors: Mapping[str, torch.Tensor], meta: _BundleMetadata, path: Path) -> GeneratorBundle:
+        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        text = tuple(tensors[f"text.{c}"] for c in range(len(meta.classes)))
+        for embeddings, captions in zip(text, meta.captions, strict=True):
+            expected = torch.empty(len(captions), meta.model.text_dim, device="meta")
+            check_tensors({"text": embeddings}, {"text": expected}, path)
         return cls(
-            model=model.eval(),
-            model_config=config,
+            model=load_mdm(meta.model, weights, path, actions=len(meta.classes)),
+            model_config=meta.model,
             statistics=Statistics(tensors["statistics.mean"].numpy(), tensors["statistics.std"].numpy()),
-            diffusion_steps=meta["diffusion_steps"],
-            classes=classes,
-            captions=tuple(tuple(c) for c in meta["captions"]),
-            text=tuple(tensors[f"text.{c}"] for c in range(len(classes))),
-            lengths=tuple(tuple(n) for n in meta["lengths"]),
-            trial=TrialConfig(**meta["trial"]),
-            seeds=TrialSeeds(**meta["seeds"]),
-            encoder_id=meta["encoder_id"],
+            diffusion_steps=meta.diffusion_steps,
+            classes=meta.classes,
+            captions=meta.captions,
+            text=text,
+            lengths=meta.lengths,
+            trial=meta.trial,
+            seeds=meta.seeds,
+            encoder_id=meta.encoder_id,
+            caption_tokens=meta.caption_tokens,
         )
 
     def class_index(self, action: str) -> int:

@@ -179,11 +179,14 @@ class DataConfig(Frozen):
 # --- text and prior ---------------------------------------------------------------------------------------------
 
 
+MOST_NUMBERS = 16_384  # of a caption's embedding; CLIP's have 512 to 1280
+
+
 class TfidfConfig(Frozen):
     """The embedded caption encoder: TF-IDF + SVD fitted on the source captions, nothing downloaded."""
 
     encoder: Literal["tfidf"] = "tfidf"
-    dim: int = Field(64, ge=2)
+    dim: int = Field(64, ge=2, le=MOST_NUMBERS)
 
 
 class OpenClipConfig(Frozen):
@@ -198,15 +201,21 @@ class OpenClipConfig(Frozen):
 TextConfig = Annotated[TfidfConfig | OpenClipConfig, Field(discriminator="encoder")]
 
 
-class ModelConfig(Frozen):
-    """Sizes of the motion diffusion model; the defaults are the public ``humanml_enc_512_50steps``."""
+MAX_DIFFUSION_STEPS = 5000  # the model's table of positions, which tells it the step, is no longer
 
-    width: int = Field(512, ge=8)
-    layers: int = Field(8, ge=1)
-    heads: int = Field(4, ge=1)
-    ff: int = Field(1024, ge=8)
+
+class ModelConfig(Frozen):
+    """Sizes of the motion diffusion model; the defaults are the public ``humanml_enc_512_50steps``.
+
+    The bounds are far beyond any model of motion: a number that was mistyped is an error, not hours of swapping.
+    """
+
+    width: int = Field(512, ge=8, le=8192)
+    layers: int = Field(8, ge=1, le=128)
+    heads: int = Field(4, ge=1, le=1024)
+    ff: int = Field(1024, ge=8, le=32_768)
     dropout: float = Field(0.1, ge=0, lt=1)
-    text_dim: int = Field(512, ge=1)
+    text_dim: int = Field(512, ge=1, le=MOST_NUMBERS)
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> ModelConfig:
@@ -222,7 +231,7 @@ class PretrainConfig(Frozen):
     """How a prior is trained from the source corpus; ``model.text_dim`` follows the text encoder."""
 
     model: ModelConfig = ModelConfig()
-    diffusion_steps: int = Field(50, ge=2)
+    diffusion_steps: int = Field(50, ge=2, le=MAX_DIFFUSION_STEPS)
     steps: int = Field(10_000, ge=1)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
@@ -261,7 +270,7 @@ class MiningConfig(Frozen):
 class LoraConfig(Frozen):
     """Low-rank adapters of the target stream."""
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(16, ge=1, le=8192)
     alpha: float = Field(32.0, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
 
@@ -292,7 +301,7 @@ class AdaptConfig(Frozen):
     weight_decay: float = Field(1e-5, ge=0)
     grad_clip: float = Field(1.0, gt=0)
     average: float = Field(0.0, ge=0, lt=1)  # decay of the running mean of weights that generates; 0: the last ones
-    diffusion_steps: int = Field(50, ge=2)
+    diffusion_steps: int = Field(50, ge=2, le=MAX_DIFFUSION_STEPS)
     condition_dropout: float = Field(0.1, ge=0, le=1)
     precision: Precision = "fp32"
     lora: LoraConfig = LoraConfig()

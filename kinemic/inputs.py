@@ -17,7 +17,7 @@ from kinemic.data.prepare import prepare
 from kinemic.data.splits import SPLIT_VERSION, choose, load_trial_data, make_trial_data
 from kinemic.errors import DataError
 from kinemic.pretrain import pretrain
-from kinemic.prior import load_prior
+from kinemic.prior import load_prior, read_caption_tokens
 from kinemic.progress import ProgressCallback, silent
 from kinemic.report import TrialInputs
 from kinemic.store import CAPTIONS, STAGES
@@ -36,6 +36,9 @@ def prepare_inputs(
     encoder, encoder_folder = prepare_encoder(experiment.text, source, root, device)
     check_captions(encoder, source, Corpus.open(trial_data))
     prior = prepare_prior(experiment.prior, source, encoder, root, device, progress)
+    conditioning = encoder.limited(read_caption_tokens(prior))
+    if conditioning is not encoder:
+        check_captions(conditioning, source, Corpus.open(trial_data))
     return TrialInputs(source.path, trial_data, prior, encoder_folder, root / CAPTIONS, root / STAGES)
 
 
@@ -54,7 +57,7 @@ def prepare_prior(
 ) -> Path:
     """Return the prior's checkpoint: the given file, checked, or one pretrained by the recipe and kept."""
     if prior.path is not None:
-        load_prior(prior.path, encoder_id=encoder.id)
+        load_prior(prior.path, encoder.id, encoder.dim)
         return prior.path
     assert prior.pretrain is not None
     recipe = fit_text_dim(prior.pretrain, encoder)

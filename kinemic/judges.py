@@ -6,12 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import Field
+
 from kinemic import __version__, checkpoint
 from kinemic.classify import PROFILES, Classifier, new_model
 from kinemic.config import JudgeProfile
+from kinemic.loading import Metadata, build, read_metadata
 
 KIND: Final = "judge"
 FOLDER: Final = "judges"
+
+
+class _JudgeMetadata(Metadata):
+    """What a judge's file says of itself."""
+
+    profile: JudgeProfile
+    classes: tuple[str, ...] = Field(min_length=1)
+    loss: float
 
 
 def judge_file(workdir: Path, number: int) -> Path:
@@ -35,10 +46,11 @@ def check_judge(path: Path, profile: JudgeProfile, classes: Sequence[str], seed:
 def load_judge(path: Path, device: str = "cpu") -> Classifier:
     """Read a judge, ready to score. Raises CheckpointError for a damaged file, and for one of another size."""
     tensors, meta = checkpoint.load(path)
-    checkpoint.require(meta, {"kind": KIND, "shape": _shape(meta["profile"])}, path)
-    model = new_model(PROFILES[meta["profile"]], len(meta["classes"]), seed=0)
-    model.load_state_dict(tensors)
-    return Classifier(model.to(device).eval(), meta["profile"], device, meta["loss"])
+    checkpoint.require(meta, {"kind": KIND}, path)
+    said = read_metadata(meta, _JudgeMetadata, path, KIND)
+    checkpoint.require(meta, {"shape": _shape(said.profile)}, path)
+    model = build(lambda: new_model(PROFILES[said.profile], len(said.classes), seed=0), tensors, path)
+    return Classifier(model.to(device), said.profile, device, said.loss)
 
 
 def _shape(profile: JudgeProfile) -> dict[str, Any]:

@@ -34,7 +34,12 @@ class Material:
         """Open and check every input. Raises FirewallError, DataError or CheckpointError."""
         data = load_trial_data(inputs.trial_data)
         encoder = CachedEncoder(load_encoder(inputs.encoder, device), inputs.cache)
-        return cls(data, Corpus.open(inputs.source), load_prior(inputs.prior, encoder_id=encoder.id), encoder)
+        return cls(data, Corpus.open(inputs.source), load_prior(inputs.prior, encoder.id, encoder.dim), encoder)
+
+    @property
+    def condition_encoder(self) -> TextEncoder:
+        """The encoder as the prior was trained with it: its captions may be cut, those that are mined by never are."""
+        return self.encoder.limited(self.prior.caption_tokens)
 
     @property
     def few_shot_lengths(self) -> list[list[int]]:
@@ -46,8 +51,9 @@ class Material:
         ]
 
     def class_text(self) -> list[torch.Tensor]:
-        """Caption embeddings of each class, (prompts, E)."""
-        return [torch.from_numpy(self.encoder.encode(list(c))) for c in self.data.corpus.class_captions]
+        """Caption embeddings of each class that the generator is conditioned on, (prompts, E)."""
+        encoder = self.condition_encoder
+        return [torch.from_numpy(encoder.encode(list(c))) for c in self.data.corpus.class_captions]
 
 
 def mine_pools(material: Material, config: MiningConfig) -> MiningResult:
@@ -60,9 +66,10 @@ def start_adaptation(
 ) -> Adaptation:
     """Return the fine-tuning of the two streams at step 0, holding only the source clips that its pools name."""
     data, statistics = material.data, material.prior.statistics
-    few_shot = ClipSet.build(data.corpus, data.train, statistics, material.encoder, MAX_FRAMES)
+    encoder = material.condition_encoder
+    few_shot = ClipSet.build(data.corpus, data.train, statistics, encoder, MAX_FRAMES)
     pools: list[np.ndarray] = [pool.indices for pool in mined.pools] if mined else []
     used = np.unique(np.concatenate(pools)) if pools else np.empty(0, np.int64)
-    source = ClipSet.build(material.source, used, statistics, material.encoder, MAX_FRAMES)
+    source = ClipSet.build(material.source, used, statistics, encoder, MAX_FRAMES)
     local = [np.searchsorted(used, pool) for pool in pools]
     return Adaptation(material.prior, few_shot, source, local, config.loss, config.adapt, seeds.adaptation, device)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from kinemic import __version__, checkpoint
@@ -18,6 +19,7 @@ from kinemic.clips import ClipSet, endless_passes
 from kinemic.config import PretrainConfig
 from kinemic.diffusion import cosine_schedule, q_sample
 from kinemic.errors import ConfigError, DivergedError
+from kinemic.loading import Metadata, check_tensors, read_metadata
 from kinemic.losses import length_mask, masked_mse
 from kinemic.models.mdm import MDM
 from kinemic.prior import Prior, save_prior
@@ -87,6 +89,10 @@ def bucketed(clips: ClipSet, step: int, config: PretrainConfig) -> Tensor:
     return by_length.view(BUCKET, size)[order[place]]
 
 
+class _PartialMetadata(Metadata):
+    step: int = Field(ge=1)
+
+
 class _Run:
     """Model, optimiser and step count of a pretraining under way."""
 
@@ -134,16 +140,22 @@ class _Run:
         checkpoint.save(path, tensors, {**identity, "step": self.step, "version": __version__})
 
     def restore(self, path: Path, identity: dict[str, Any]) -> None:
-        """Go on from a saved step. Raises CheckpointError where it belongs to another recipe or corpus."""
+        """Go on from a saved step. Raises CheckpointError for a damaged one, or of another recipe or corpus."""
         tensors, meta = checkpoint.load(path)
         checkpoint.require(meta, identity, path)
+        step = read_metadata(meta, _PartialMetadata, path, KIND).step
+        expected: dict[str, Tensor] = {}
+        for name, p in self.model.named_parameters():
+            expected |= {f"model.{name}": p, f"optimiser.{name}.step": torch.empty((), device="meta")}
+            expected |= {f"optimiser.{name}.{key}": p for key in ("exp_avg", "exp_avg_sq")}
+        check_tensors(tensors, expected, path)
         state = self.optimiser.state_dict()
         with torch.no_grad():
             for i, (name, p) in enumerate(self.model.named_parameters()):
                 p.copy_(tensors[f"model.{name}"])
                 state["state"][i] = {k: tensors[f"optimiser.{name}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
         self.optimiser.load_state_dict(state)
-        self.step = int(meta["step"])
+        self.step = step
 
 
 def _identity(clips: ClipSet, config: PretrainConfig, encoder_id: str) -> dict[str, Any]:

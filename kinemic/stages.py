@@ -197,6 +197,7 @@ def generator_bundle(
         trial=config,
         seeds=seeds,
         encoder_id=material.encoder.id,
+        caption_tokens=material.prior.caption_tokens,
     )
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kinemic.config import MOST_NUMBERS
 from kinemic.digests import digest_of
 from kinemic.documents import parse_json
 from kinemic.errors import CheckpointError, DataError
@@ -145,10 +146,10 @@ class TfidfEncoder:
             raise CheckpointError(
                 f"{folder}: not a readable text encoder ({why}); delete it to fit a new one"
             ) from error
-        if encoder.idf_V.shape != (len(encoder.vocabulary),) or encoder.components_RV.shape[1:] != encoder.idf_V.shape:
+        if not encoder._is_whole():
             raise CheckpointError(
-                f"{folder}: damaged text encoder: {len(encoder.vocabulary)} words, components of "
-                f"{encoder.components_RV.shape}; delete it to fit a new one"
+                f"{folder}: damaged text encoder: its words, its arrays and dim {encoder.dim!r} don't belong together; "
+                "delete it to fit a new one"
             )
         if state.get("digest", encoder._digest()) != encoder._digest():  # the first states had none
             raise CheckpointError(f"{folder}: damaged text encoder: not what was written; delete it to fit a new one")
@@ -157,6 +158,20 @@ class TfidfEncoder:
     def _digest(self) -> str:
         fitted = json.dumps([self.id, self.dim, self.vocabulary])
         return digest_of(fitted, *(np.ascontiguousarray(a, "<f8") for a in (self.idf_V, self.components_RV)))
+
+    def _is_whole(self) -> bool:
+        places, arrays = self.vocabulary, (self.idf_V, self.components_RV)
+        return (
+            isinstance(self.id, str)
+            and type(self.dim) is int
+            and isinstance(places, dict)
+            and all(type(place) is int for place in places.values())
+            and sorted(places.values()) == list(range(len(places)))
+            and self.idf_V.shape == (len(places),)
+            and self.components_RV.shape[1:] == self.idf_V.shape
+            and len(self.components_RV) <= self.dim <= MOST_NUMBERS
+            and all(array.dtype == np.float64 and bool(np.isfinite(array).all()) for array in arrays)
+        )
 
     def _weights(self, caption: str) -> dict[int, float]:
         """Unit-length TF-IDF weights of a caption by place in the vocabulary."""

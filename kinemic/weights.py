@@ -84,6 +84,24 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in state.items()}
 
 
+def state_dict(state: Any, path: Path) -> dict[str, Tensor]:
+    """Return a state dict that ``read_torch`` has read.
+
+    Raises CheckpointError for anything else, and for tensors that say to hold more numbers than the file has bytes for.
+    """
+    import torch
+
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path}: expected a state dict of tensors, got something else")
+    for name, tensor in state.items():
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise CheckpointError(f"{path}: {name} is no plain tensor of numbers")
+    bytes_said = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if bytes_said > 2 * path.stat().st_size:  # weights that are tied lie in the file once
+        raise CheckpointError(f"{path}: says to hold {bytes_said:,} bytes of weights, more than the file has")
+    return {str(name): tensor.detach() for name, tensor in state.items()}
+
+
 def reason(error: BaseException) -> str:
     """Return the cause of a reading error in a few words, without torch's advice to run what is in the file."""
     text = " ".join(str(error).split())

@@ -15,11 +15,13 @@ from kinemic.config import ModelConfig
 from kinemic.errors import CheckpointError
 from kinemic.models.mdm import MDM
 from kinemic.motion import Statistics
-from kinemic.prior import Prior, import_public, load_prior, save_prior
+from kinemic.prior import Prior, load_prior, read_caption_tokens, save_prior
+from kinemic.prior_import import import_public
 from kinemic.skeleton import NUM_FEATURES
 
 CONFIG = ModelConfig(width=16, layers=2, heads=4, ff=24, text_dim=8)
 ARGS = {"arch": "trans_enc", "noise_schedule": "cosine", "dataset": "humanml", "latent_dim": 16, "diffusion_steps": 50}
+ARGS |= {"mask_frames": True}
 
 
 def statistics() -> Statistics:
@@ -118,8 +120,8 @@ def test_unexpected_and_missing_tensors_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"latent_dim": 512}, "latent_dim is 512, this run needs 16"),
-        ({"arch": "trans_dec"}, "arch is 'trans_dec', this run needs 'trans_enc'"),
+        ({"latent_dim": 512}, "latent_dim is 512, the checkpoint has 16"),
+        ({"arch": "trans_dec"}, "arch is 'trans_dec', expected 'trans_enc': only"),
         ({"noise_schedule": "linear"}, "noise_schedule is 'linear'"),
         ({"diffusion_steps": None}, "diffusion_steps is None, expected a whole number"),
         ({"num_heads": 5}, "multiple of heads 5"),
@@ -129,6 +131,105 @@ def test_options_that_do_not_fit_show_both_values(tmp_path: Path, change: dict[s
     with pytest.raises(CheckpointError, match=message) as error:
         import_public(*public(tmp_path, args=ARGS | change))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"model_type": "KineMIC"}, "model_type is 'KineMIC', expected 'MDM': two streams of KineMIC are no prior"),
+        ({"arch": "gru"}, "arch is 'gru'"),
+        ({"dataset": "kit"}, "dataset is 'kit', expected 'humanml'"),
+        ({"cond_mode": "action", "num_actions": 12}, "cond_mode is 'action'.*; num_actions is 12"),
+        ({"unconstrained": True}, "unconstrained is True"),
+        ({"text_encoder_type": "bert"}, "text_encoder_type is 'bert', expected 'clip'"),
+        ({"context_len": 20, "pred_len": 40}, "context_len is 20, expected 0: it completes a prefix"),
+        ({"multi_target_cond": True}, "multi_target_cond is True"),
+        ({"predict_xstart": False}, "predict_xstart is False"),
+        ({"peft": ["LoRA"]}, "peft is .*adapters"),
+        ({"diffusion_steps": 5001}, "diffusion_steps is 5001, expected a whole number from 2 to 5000"),
+        ({"diffusion_steps": True}, "diffusion_steps is True"),
+        ({"layers": 8}, "layers is 8, the checkpoint has 2"),
+        ({"ff_size": 1024}, "ff_size is 1024, the checkpoint has 24"),
+        (
+            {"arch": "trans_dec", "text_encoder_type": "bert", "context_len": 20},  # DiP: every reason, in one line
+            "arch is 'trans_dec'.*; text_encoder_type is 'bert'.*; context_len is 20",
+        ),
+    ],
+)
+def test_a_checkpoint_trained_for_something_else_is_refused_with_each_reason(
+    tmp_path: Path, change: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(CheckpointError, match=why) as error:
+        import_public(*public(tmp_path, args=ARGS | change))
+    assert "\n" not in str(error.value)
+
+
+def test_the_options_are_read_before_the_weights(tmp_path: Path) -> None:
+    arguments = public(tmp_path, {"x": Evil()}, ARGS | {"arch": "trans_dec"})
+    with pytest.raises(CheckpointError, match="arch is 'trans_dec'"):
+        import_public(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"streams.target.embed_action.action_embedding": torch.ones(2, 16)}, "KineMIC's own two streams"),
+        ({"seqTransDecoder.layers.0.linear1.weight": torch.ones(24, 16)}, r"a transformer decoder \(trans_dec\)"),
+        ({"gru.weight_ih_l0": torch.ones(48, 16)}, "got a GRU"),
+        ({"embed_action.action_embedding": torch.ones(12, 16)}, "conditioned on actions"),
+        ({"embed_text.weight": None}, "its layers or embed_text are missing"),
+        ({"input_process.poseEmbedding.weight": torch.ones(16, 251)}, "251 features a frame, expected HumanML3D's 263"),
+        ({"embed_text.bias": torch.full((16,), torch.nan)}, "embed_text.bias holds numbers that are not finite"),
+        ({"embed_text.bias": torch.ones(16, dtype=torch.int64)}, "embed_text.bias holds torch.int64"),
+        ({"embed_text.bias": torch.ones(1).expand(10**9)}, "says to hold 4,0.* bytes of weights, more than the file"),
+    ],
+)
+def test_weights_of_another_kind_are_refused_without_their_options(
+    tmp_path: Path, changes: dict[str, torch.Tensor | None], why: str
+) -> None:
+    state = MDM(CONFIG, seed=3).state_dict() | changes
+    arguments = public(tmp_path, {name: tensor for name, tensor in state.items() if tensor is not None})
+    with pytest.raises(CheckpointError, match=why) as error:
+        import_public(*arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_names_of_data_parallel_training_are_taken(tmp_path: Path) -> None:
+    state = {f"module.{name}": tensor for name, tensor in MDM(CONFIG, seed=3).state_dict().items()}
+    assert torch.equal(forward(import_public(*public(tmp_path, state)).model), forward(MDM(CONFIG, seed=3)))
+
+
+@pytest.mark.parametrize(
+    ("change", "remark"),
+    [({"mask_frames": False}, "trained without mask_frames"), ({"cond_mask_prob": 0.0}, "guidance")],
+)
+def test_what_is_used_otherwise_than_it_was_trained_is_a_warning(
+    tmp_path: Path, change: dict[str, Any], remark: str
+) -> None:
+    with pytest.warns(UserWarning, match=remark):
+        import_public(*public(tmp_path, args=ARGS | change))
+
+
+def test_an_imported_prior_says_where_its_captions_are_cut_and_older_ones_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "prior.safetensors"
+    imported = import_public(*public(tmp_path))
+    save_prior(imported, path)
+    assert load_prior(path).caption_tokens == read_caption_tokens(path) == imported.caption_tokens == 20
+    tensors, meta = checkpoint.load(path)
+    checkpoint.save(path, tensors, {key: value for key, value in meta.items() if key != "caption_tokens"})
+    assert load_prior(path).caption_tokens is None
+    save_prior(prior(), path)
+    assert load_prior(path).caption_tokens is None
+
+
+def test_an_encoder_of_another_width_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prior.safetensors"
+    save_prior(prior(), path)
+    assert load_prior(path, "tfidf-abc", 8).encoder_id == "tfidf-abc"
+    with pytest.raises(CheckpointError, match=r"embeddings of 8 numbers, tfidf-abc gives 512"):
+        load_prior(path, "tfidf-abc", 512)
+    with pytest.raises(CheckpointError, match=r"embeddings of 8 numbers .*, the encoder gives 512"):
+        import_public(*public(tmp_path), text_dim=512)
 
 
 class Evil:

@@ -95,6 +95,7 @@ class Generation:
             "seed": self.seed,
             "synthesis": self.synthesis.model_dump(mode="json", exclude={"clips_per_class"}),
             "encoder_id": self.bundle.encoder_id,
+            "caption_tokens": self.bundle.caption_tokens,
             "trial": self.bundle.trial.model_dump(mode="json"),
             "trial_seeds": self.bundle.seeds.model_dump(mode="json"),
         }

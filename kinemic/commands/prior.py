@@ -13,6 +13,8 @@ from kinemic.errors import ConfigError
 from kinemic.files import replacing
 from kinemic.reading import load_experiment
 
+DEFAULT_ENCODER = "open_clip-ViT-B-32-openai"
+
 
 @click.command()
 @experiment_options
@@ -63,16 +65,44 @@ def prior() -> None:
 )
 @click.option(
     "--encoder",
-    default="open_clip-ViT-B-32-openai",
-    show_default=True,
-    help="Id of the text encoder that it was trained with; the id of a file of weights ends in its hash.",
+    help=f"Id of the text encoder that it was trained with; a file's ends in its hash.  [default: {DEFAULT_ENCODER}]",
 )
-def import_(file: Path, out: Path, args_json: Path | None, statistics: Path, encoder: str) -> None:
-    """Turn a public MDM checkpoint FILE (.pt with args.json) into a prior; CLIP weights inside are ignored."""
-    from kinemic.prior import import_public, save_prior
+@click.option(
+    "--for",
+    "experiment_file",
+    type=click.Path(path_type=Path),
+    help="Take the encoder of this experiment's or search's file, instead of --encoder.",
+)
+def import_(
+    file: Path, out: Path, args_json: Path | None, statistics: Path, encoder: str | None, experiment_file: Path | None
+) -> None:
+    """Turn a public MDM checkpoint FILE (.pt with args.json) into a prior; one that is there is replaced.
 
-    save_prior(import_public(file, args_json or file.parent / "args.json", statistics, encoder), out)
-    console.print(f"wrote {out}")
+    args.json is read first: a checkpoint that can't be used as it was trained is refused, with each reason. CLIP
+    weights inside are ignored. Its captions will be cut after 20 tokens, as in its training; mining reads all of them.
+    """
+    from kinemic.prior import save_prior
+    from kinemic.prior_import import import_public
+
+    if encoder is not None and experiment_file is not None:
+        raise ConfigError("give --encoder or --for, not both")
+    text_dim = None
+    if experiment_file is not None:
+        encoder, text_dim = _encoder_of(experiment_file)
+    arguments = (file, args_json or file.parent / "args.json", statistics, encoder or DEFAULT_ENCODER, text_dim)
+    save_prior(import_public(*arguments), out)
+    console.print(f"wrote {out}, for the text encoder {encoder or DEFAULT_ENCODER}")
+
+
+def _encoder_of(file: Path) -> tuple[str, int]:
+    """Id and width of a file's text encoder, which is opened: weights that can't be read are an error now."""
+    from kinemic.text import build_encoder
+
+    text = load_experiment(file).text
+    if text.encoder == "tfidf":
+        raise ConfigError(f"{file}: text.encoder is tfidf, a public prior knows CLIP's embeddings; set it to open_clip")
+    encoder = build_encoder(text)
+    return encoder.id, encoder.dim
 
 
 @prior.command()

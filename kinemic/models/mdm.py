@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from kinemic.config import ModelConfig
+from kinemic.config import MAX_DIFFUSION_STEPS, ModelConfig
 from kinemic.models.dropout import Dropout, DropoutSource
 from kinemic.models.initial import seeded
 from kinemic.skeleton import NUM_FEATURES
 
-MAX_POSITIONS = 5000  # as in the public model; also the bound of diffusion timesteps
+MAX_POSITIONS = MAX_DIFFUSION_STEPS  # as in the public model
 # Public checkpoints carry the position table (computed here) and may carry the CLIP tower (kinemic.text loads its own).
 IGNORED_PREFIXES = ("clip_model.",)
 IGNORED_SUFFIXES = ("sequence_pos_encoder.pe",)
