@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -120,7 +122,7 @@ def test_sizes_that_the_tensors_do_not_have_cost_no_memory(
     kind: str, changes: dict[str, Any], why: str, tmp_path: Path
 ) -> None:
     line = refused(kind, tmp_path, changes, {})
-    assert __import__("re").search(why, line), line
+    assert re.search(why, line), line
 
 
 WRONG = ["8", [8], {"a": 8}, None, ..., True, 8.5, -1]
@@ -167,8 +169,6 @@ def test_tensors_that_are_missing_of_another_shape_or_not_finite_are_one_line(
 
 @pytest.mark.parametrize("change", ["dim", "places", "rank", "id"])
 def test_a_text_encoder_whose_parts_do_not_belong_together_is_one_line(change: str, tmp_path: Path) -> None:
-    import json
-
     config = TfidfConfig(dim=6)
     save_encoder(build_encoder(config, ["a person kicks", "a person waves and jumps"]), config, tmp_path / "e")
     file = tmp_path / "e" / "tfidf.json"
