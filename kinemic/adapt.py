@@ -24,6 +24,7 @@ from torch import Tensor
 from kinemic import __version__, checkpoint
 from kinemic.clips import Batch, ClipSet, endless_passes
 from kinemic.config import AdaptConfig, LossConfig
+from kinemic.device import generator, to_host
 from kinemic.diffusion import cosine_schedule
 from kinemic.errors import CheckpointError, ConfigError, DataError, DivergedError, EmptyPoolError
 from kinemic.losses import MemoryBank
@@ -75,7 +76,7 @@ class Adaptation:
         self.totals: dict[str, float] = {}
         self.seconds = 0.0
         self._data = torch.Generator()
-        self._noise = torch.Generator(device)
+        self._noise = generator(device)
         self._trained = {name: p for name, p in self.streams.named_parameters() if p.requires_grad}
         self._average = {name: p.detach().clone() for name, p in self._trained.items()} if adapt.average else {}
         self._optimiser = torch.optim.AdamW(
@@ -183,7 +184,7 @@ class Adaptation:
         self.step += 1
         self._update_average()
         means = {"loss": loss, **{name: value.mean() for name, value in terms.named().items()}, "gradient_norm": norm}
-        values = torch.stack(list(means.values())).tolist()  # the one wait for the device in a step
+        values = to_host(torch.stack(list(means.values()))).tolist()  # the one wait for the device in a step
         return _finite(dict(zip(means, values, strict=True)), self.step)
 
     @torch.no_grad()
@@ -269,7 +270,7 @@ def _fingerprint(prior: Prior) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, value in prior.model.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().data)
+        digest.update(to_host(value).contiguous().numpy().data)
     for array_F in (prior.statistics.mean_F, prior.statistics.std_F):
         digest.update(np.ascontiguousarray(array_F).data)
     return digest.hexdigest()

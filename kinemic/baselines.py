@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kinemic.adapt import Adaptation
 from kinemic.clips import ClipSet
 from kinemic.config import TrialConfig, TrialSeeds
+from kinemic.device import to_host
 from kinemic.errors import ConfigError
 from kinemic.losses import prior_timesteps
 from kinemic.material import MAX_FRAMES, Material, mine_pools, start_adaptation
@@ -98,8 +99,9 @@ def _windows(material: Material, adaptation: Adaptation, label: int, clips: Indi
     t_B = torch.zeros_like(lengths_B)
     t_prior_B = prior_timesteps(t_B, adaptation.adapt.diffusion_steps, material.prior.diffusion_steps)
     seen = adaptation.streams.see_source(batch, lengths_B, t_B, t_prior_B, torch.zeros_like(batch.x_BTF))
-    spans = zip(clips.tolist(), seen.starts_B.tolist(), seen.lengths_B.tolist(), strict=True)
-    return [np.asarray(material.source.clip(i)[start : start + frames]) for i, start, frames in spans]
+    starts, frames = to_host(torch.stack((seen.starts_B, seen.lengths_B))).tolist()
+    spans = zip(clips.tolist(), starts, frames, strict=True)
+    return [np.asarray(material.source.clip(i)[start : start + count]) for i, start, count in spans]
 
 
 def _few(drawn: Sequence[Indices], wanted: int) -> tuple[str, ...]:

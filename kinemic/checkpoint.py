@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kinemic.device import to_host
 from kinemic.digests import digest_of
 from kinemic.documents import parse_json
 from kinemic.errors import CheckpointError
@@ -32,7 +33,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> 
 
     Tensors may live on any device and share storage. Raises CheckpointError where the folder can't be written.
     """
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    plain = {name: to_host(tensor).contiguous().clone() for name, tensor in tensors.items()}
     document = json.dumps(dict(meta), allow_nan=False, sort_keys=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from kinemic.augment import augment
 from kinemic.config import JudgeConfig, JudgeProfile
+from kinemic.device import to_host
 from kinemic.errors import DataError, DivergedError
 from kinemic.judge_inputs import judge_inputs
 from kinemic.metrics import accuracy, confusion_matrix, per_class_accuracy
@@ -109,7 +110,7 @@ class Classifier:
         """Return logits (N, C) and pooled features (N, D) of clips (T, 22, 3); the features serve FID and diversity."""
         x_NTJ3 = torch.from_numpy(judge_inputs(joints, PROFILES[self.profile].frames))
         features_ND = torch.cat([self.model.features(x.to(self.device)) for x in torch.split(x_NTJ3, _SCORING_BATCH)])
-        return self.model.fc_cls(features_ND).cpu().numpy(), features_ND.cpu().numpy()
+        return to_host(self.model.fc_cls(features_ND)).numpy(), to_host(features_ND).numpy()
 
 
 def judge(
@@ -227,7 +228,7 @@ def _epochs(real: int, profile: Profile) -> int:
 
 
 def _finite(loss: Tensor, epoch: int) -> float:
-    value = float(loss)
+    value = to_host(loss).item()
     if not math.isfinite(value):
         raise DivergedError(f"judge: the loss of epoch {epoch + 1} is {value}; check the generated clips")
     return value

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kinemic.device import to_host
 from kinemic.errors import DataError
 from kinemic.losses import length_mask
 from kinemic.motion import Statistics
@@ -93,7 +94,7 @@ class ClipSet:
     @property
     def statistics(self) -> Statistics:
         """Mean and deviation that the set's clips are z-scored by."""
-        return Statistics(self.mean_F.cpu().numpy(), self.std_F.cpu().numpy())
+        return Statistics(to_host(self.mean_F).numpy(), to_host(self.std_F).numpy())
 
     def __len__(self) -> int:
         return self.lengths.shape[0]

@@ -1,4 +1,4 @@
-"""Which device work runs on, and what it used there."""
+"""Which device work runs on, what it used there, and the two things that need its driver beside torch's operations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import resource
 import sys
 
 import torch
+from torch import Tensor
 
 from kinemic.errors import ConfigError
 
@@ -19,6 +20,16 @@ def resolve_device(name: str | None = None) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {name!r} is not usable here ({str(error).splitlines()[0]}); use cpu") from error
     return name
+
+
+def generator(device: torch.device | str, seed: int = 0) -> torch.Generator:
+    """Return a seeded generator of a device; its numbers differ by the kind of device."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """Return a tensor's values on the CPU, without gradient. Waits for the device: once a training step at most."""
+    return tensor.detach().cpu()
 
 
 def reset_peak_memory(device: str) -> None:

@@ -17,12 +17,13 @@ from torch import Tensor
 from kinemic import __version__, checkpoint
 from kinemic.clips import ClipSet, endless_passes
 from kinemic.config import PretrainConfig
+from kinemic.device import generator, to_host
 from kinemic.diffusion import cosine_schedule, q_sample
 from kinemic.errors import ConfigError, DivergedError
 from kinemic.loading import Metadata, check_tensors, read_metadata
 from kinemic.losses import length_mask, masked_mse
 from kinemic.models.mdm import MDM
-from kinemic.prior import Prior, save_prior
+from kinemic.prior import Prior, load_prior, save_prior
 from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.seeding import derive_seed
 
@@ -39,7 +40,7 @@ def pretrain(
     device: str = "cpu",
     progress: ProgressCallback = silent,
 ) -> Prior:
-    """Train a prior on ``clips`` and write it to ``path``; return it.
+    """Train a prior on ``clips`` and write it to ``path``; return it, on the CPU.
 
     AdamW at the rate of ``learning_rate``; the decay at its end does what averaging weights would do. Every
     ``checkpoint_every`` steps the state goes to a ``.partial.safetensors`` beside ``path``, from which a run that was
@@ -63,10 +64,9 @@ def pretrain(
             run.save(partial, identity)
         progress(Progress("pretrain", run.step, config.steps, {"loss": loss}))
     meta = {"pretrain": config.model_dump(mode="json"), "clips": len(clips), "version": __version__}
-    prior = Prior(run.model.eval().cpu(), config.model, config.diffusion_steps, clips.statistics, encoder_id, meta)
-    save_prior(prior, path)
+    save_prior(Prior(run.model, config.model, config.diffusion_steps, clips.statistics, encoder_id, meta), path)
     partial.unlink(missing_ok=True)
-    return prior
+    return load_prior(path)
 
 
 def learning_rate(config: PretrainConfig, step: int) -> float:
@@ -101,7 +101,7 @@ class _Run:
         self.model = MDM(config.model, seed=derive_seed(config.seed, "model")).to(device).train()
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate, fused=True)
         self.schedule = cosine_schedule(config.diffusion_steps)
-        self.draws, self.noise = torch.Generator(), torch.Generator(device)
+        self.draws, self.noise = torch.Generator(), generator(device)
 
     def train_step(self) -> float:
         """Take one optimiser step; return its loss."""
@@ -118,7 +118,7 @@ class _Run:
             x0_BTF, _ = self.model(x_t_BTF, t_B, batch.text_BE, batch.lengths_B, None, drop_B)
         loss = masked_mse(x0_BTF, batch.x_BTF, length_mask(batch.lengths_B, x0_BTF.shape[1])).mean()
         self._update(loss)
-        value = loss.item()
+        value: float = to_host(loss).item()
         if not math.isfinite(value):
             raise DivergedError(f"pretraining diverged: loss became {value} at step {self.step}; lower learning_rate")
         return value

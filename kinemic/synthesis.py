@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kinemic.config import SynthesisConfig
+from kinemic.device import generator, to_host
 from kinemic.diffusion import Schedule, cosine_schedule, ddim_sample, ddpm_sample, guided, space_timesteps
 from kinemic.errors import DataError, DivergedError
 from kinemic.models.mdm import MDM
@@ -124,12 +125,12 @@ class _ClipNoise:
 
     def __init__(self, clips: Sequence[_Clip], device: str) -> None:
         self._frames = [c.frames for c in clips]
-        self._generators = [torch.Generator(device).manual_seed(c.seed) for c in clips]
+        self._generators = [generator(device, c.seed) for c in clips]
 
     def __call__(self, x_BTF: Tensor) -> Tensor:
         noise_BTF = torch.zeros_like(x_BTF)
-        for clip_TF, frames, generator in zip(noise_BTF, self._frames, self._generators, strict=True):
-            clip_TF[:frames].normal_(generator=generator)
+        for clip_TF, frames, draws in zip(noise_BTF, self._frames, self._generators, strict=True):
+            clip_TF[:frames].normal_(generator=draws)
         return noise_BTF
 
 
@@ -146,7 +147,7 @@ def _sample(
     sampler = ddim_sample if config.sampler == "ddim" else ddpm_sample
     training = model.training
     model.eval()
-    x_BTF = sampler(denoise, start_BTF, schedule, noise).cpu().numpy()
+    x_BTF = to_host(sampler(denoise, start_BTF, schedule, noise)).numpy()
     model.train(training)
     if not all(np.isfinite(x[:n]).all() for x, n in zip(x_BTF, frames, strict=True)):
         raise DivergedError("synthesis: the generator gave NaN or infinity; lower guidance or the learning rate")

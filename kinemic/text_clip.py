@@ -69,11 +69,13 @@ class OpenClipEncoder:
     def _embed(self, captions: Sequence[str]) -> NDArray[np.float32]:
         import torch
 
+        from kinemic.device import to_host
+
         rows = [np.zeros((0, self.dim), dtype=np.float32)]
         with torch.inference_mode():
             for start in range(0, len(captions), self.batch_size):
                 tokens = self._tokenised(captions[start : start + self.batch_size]).to(self.device)
-                rows.append(self.model.encode_text(tokens, normalize=False).float().cpu().numpy())
+                rows.append(to_host(self.model.encode_text(tokens, normalize=False).float()).numpy())
         return np.concatenate(rows)
 
     def _tokenised(self, captions: Sequence[str]) -> Any:

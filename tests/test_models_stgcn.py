@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kinemic.models import stgcn
 from kinemic.models.stgcn import STGCN, GraphConv, spatial_graph
 from kinemic.skeleton import BONES, NUM_JOINTS
 
@@ -39,6 +40,23 @@ def test_edges_give_the_definition_of_a_graph_convolution_and_its_gradients() ->
         torch.autograd.grad(actual.sin().sum(), wanted), torch.autograd.grad(expected.sin().sum(), wanted), strict=True
     ):
         torch.testing.assert_close(a, e)
+
+
+def test_a_gpus_dense_convolution_gives_what_the_edges_give_and_the_same_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = STGCN(8, 3, 2, inflate_stages=(2,), down_stages=(3,), seed=1)
+    wanted = list(model.parameters())
+
+    def outcome() -> list[Tensor]:
+        x = clips().requires_grad_()
+        logits = model(x)
+        return [logits, *torch.autograd.grad(logits.sin().sum(), [x, *wanted])]
+
+    by_edge = outcome()
+    monkeypatch.setattr(GraphConv, "_by_edge", lambda _, *given: stgcn.dense(*given))
+    for dense, expected in zip(outcome(), by_edge, strict=True):
+        torch.testing.assert_close(dense, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("stages", "width", "frames"), [(4, 4, 12), (6, 8, 6), (10, 16, 3)])

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kinemic.device import generator
 from kinemic.seeding import derive_seed
 
 # A byte decides, so the probability is a multiple of 1/256 (0.1 becomes 26/256); the scale uses that same value, which
@@ -46,7 +47,7 @@ class DropoutSource:
 
     def _generator(self, device: torch.device) -> torch.Generator:
         if device not in self._generators:
-            self._generators[device] = torch.Generator(device).manual_seed(self._key)
+            self._generators[device] = generator(device, self._key)
         return self._generators[device]
 
     def __getstate__(self) -> dict[str, Any]:

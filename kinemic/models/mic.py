@@ -15,6 +15,13 @@ from torch.nn import functional as fn
 from kinemic.models.initial import seeded
 
 
+class _Weights(nn.GRU):
+    """A GRU's parameters alone: ``gru_scan`` runs them, so they are not laid out anew for cuDNN when they move."""
+
+    def flatten_parameters(self) -> None:
+        pass
+
+
 class MIC(nn.Module):
     """Motion encoder with attention: latents of a clip to one embedding and one weight a frame.
 
@@ -26,7 +33,7 @@ class MIC(nn.Module):
         self.width = width
         with seeded(seed):
             self.input_emb = nn.Linear(width, width)
-            self.gru = nn.GRU(width, width, bidirectional=True)  # holds the parameters; ``scan`` runs them
+            self.gru = _Weights(width, width, bidirectional=True)
             self.hidden = nn.Parameter(torch.randn(2, 1, width))
             self.attention_net = nn.Sequential(
                 nn.Linear(2 * width, width), nn.LayerNorm(width), nn.LeakyReLU(0.2), nn.Linear(width, 1)
