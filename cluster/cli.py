@@ -10,6 +10,8 @@ import click
 from rich.table import Table
 
 from kinemic.console import PlainConsole
+from kinemic.quoting import command_line
+from kinemic.redaction import without_secrets
 
 # Ray takes a second to import, so the commands import it on use: help and mistakes answer at once.
 
@@ -87,11 +89,13 @@ def submit_command(file: Path, address: str, settings: tuple[str, ...], **option
         check_fits(client, submission)
     job_id = start(client, submission)
     console.print(f"submitted {job_id} ({len(submission.uploads)} files); waiting until it runs")
+    if submission.left_out:
+        console.print(f"not uploaded (links, keys, tokens): {', '.join(map(str, submission.left_out))}")
     wait_started(client, job_id, driver, options["start_timeout"], 0 if options["follow"] else SETTLE_S)
     if options["follow"]:
         _follow(client, job_id)
     else:
-        console.print(f"it runs; follow it: kinemic cluster logs -f {job_id}   stop it: kinemic cluster stop {job_id}")
+        console.print(f"it runs; {_what_to_do(job_id)}")
 
 
 @cluster.command("list")
@@ -119,7 +123,7 @@ def status_command(job_id: str, address: str) -> None:
     started, took = _times(job)
     console.print(f"{job_id}: {job.status.value}, started {started}, took {took}")
     console.print(failure(job))
-    console.print(job.entrypoint, style="dim")
+    console.print(without_secrets(job.entrypoint), style="dim")
 
 
 @cluster.command("logs")
@@ -167,15 +171,17 @@ def _follow(client: Any, job_id: str) -> None:
     try:
         job = follow(client, job_id, lambda text: click.echo(text, nl=False))
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"{job_id} goes on without you; follow it again: kinemic cluster logs -f {job_id}"
-            f"   stop it: kinemic cluster stop {job_id}"
-        ) from None
+        raise KeyboardInterrupt(f"{job_id} goes on without you; {_what_to_do(job_id)}") from None
     if job.status.value == "SUCCEEDED":
         console.print(f"{job_id}: {job.status.value}")
         return
     click.echo(f"{job_id}: {job.status.value}: {failure(job)}", err=True)
     click.get_current_context().exit(1)
+
+
+def _what_to_do(job_id: str) -> str:
+    lines = [command_line("kinemic", "cluster", *words, job_id) for words in (("logs", "-f"), ("stop",))]
+    return f"follow it: {lines[0]}   stop it: {lines[1]}"
 
 
 def _times(job: Any) -> tuple[str, str]:

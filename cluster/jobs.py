@@ -14,6 +14,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from cluster.connection import translated
 from cluster.errors import ClusterError
 from cluster.preflight import node_resources
+from kinemic.quoting import command_line
+from kinemic.redaction import without_secrets
 from search.resources import RESERVED
 from search.shares import Resources, describe
 
@@ -99,7 +101,8 @@ def wait_started(client: JobSubmissionClient, job_id: str, asked: Resources, tim
         )
     job = _poll(client, job_id, lambda job: job.status.is_terminal(), settle)
     if job.status == JobStatus.FAILED:
-        raise ClusterError(f"job {job_id} failed: {failure(job)}; `kinemic cluster logs {job_id}` shows the rest")
+        logs = command_line("kinemic", "cluster", "logs", job_id)
+        raise ClusterError(f"job {job_id} failed: {failure(job)}; `{logs}` shows the rest")
 
 
 def _poll(client: JobSubmissionClient, job_id: str, done: Callable[[JobDetails], bool], timeout: float) -> JobDetails:
@@ -123,7 +126,7 @@ def failure(job: JobDetails) -> str:
     """Return why a job failed in one line: its own last word where it had one, else Ray's."""
     lines = [line.strip() for line in (job.message or "").splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["no reason given"])[-1]
+    return without_secrets((errors or lines or ["no reason given"])[-1])
 
 
 def follow(client: JobSubmissionClient, job_id: str, write: Callable[[str], None]) -> JobDetails:

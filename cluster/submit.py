@@ -15,6 +15,7 @@ from cluster.package import Upload, files_to_upload, stage
 from cluster.preflight import check_paths, check_resources, node_resources
 from search.config import SearchConfig, load
 from search.shares import Resources, asked
+from search.urls import refuse_secrets
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,27 @@ class Submission:
     config: SearchConfig
     entrypoint: str
     uploads: list[Upload]
+    left_out: list[Path]  # of the user's own folder: links, keys and tokens
     driver: Resources
 
 
 def prepare(file: Path, settings: tuple[str, ...], own: Path | None, runs: str, driver: Resources) -> Submission:
     """Read and check a search's file and everything to be uploaded with it, without asking the cluster.
 
-    Raises ConfigError for the file, ClusterError for paths that mean nothing on the cluster and for over 50 MB.
+    Raises ConfigError for the file, ClusterError for paths that mean nothing on the cluster and for over 50 MB. What
+    references stand for is not asked here: the job reads it where Ray was started.
     """
     config = load(file, settings)
-    uploads = files_to_upload(file, own)
+    _refuse_passwords_in(file)
+    uploads, left_out = files_to_upload(file, own)
     check_paths(config, {upload.target for upload in uploads})
-    return Submission(config, search_command(file.name, settings, runs), uploads, driver)
+    return Submission(config, search_command(file.name, settings, runs), uploads, left_out, driver)
+
+
+def _refuse_passwords_in(file: Path) -> None:
+    """The file travels as it is: also with what a setting overrides, and with its comments."""
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        refuse_secrets(line, f"{file}, line {number}")
 
 
 def search_command(file: str, settings: tuple[str, ...], runs: str) -> str:

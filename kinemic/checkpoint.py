@@ -23,6 +23,7 @@ from kinemic.device import to_host
 from kinemic.digests import digest_of
 from kinemic.documents import parse_json
 from kinemic.errors import CheckpointError
+from kinemic.files import create
 
 META_KEY = "kinemic"  # the metadata entry that marks a file as ours
 DIGESTS_KEY = "kinemic.digests"  # by tensor; the metadata's own under the empty name
@@ -39,9 +40,11 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             fresh = Path(folder) / path.name
+            mode = create(fresh)
             save_file(plain, fresh, metadata={META_KEY: document, DIGESTS_KEY: _digests(plain, document)})
             with fresh.open("rb+") as written:
                 os.fsync(written.fileno())
+            fresh.chmod(mode)  # safetensors keeps its files from all others
             fresh.replace(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written ({_reason(error)}); choose a writable folder") from error

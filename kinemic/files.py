@@ -1,8 +1,13 @@
-"""Atomic writes: a file or folder is either the old one or the whole new one, whatever happens in between."""
+"""Atomic writes: a file or folder is either the old one or the whole new one, whatever happens in between.
+
+Who may read what is written is decided by the umask, for every file alike.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +20,23 @@ from kinemic.errors import ConfigError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}{path.suffix}")
+    mode = create(temporary)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(mode)  # a writer may have put a file of its own there
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def create(path: Path) -> int:
+    """Create an empty file and return its mode, as the umask and the folder's default rules would have it."""
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -58,9 +71,3 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:
     return ConfigError(f"{path}: cannot be written ({error.strerror}); give another folder")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

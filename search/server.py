@@ -20,7 +20,7 @@ from search.config import SearchConfig
 from search.messages import first_line
 from search.sitting import search_command
 from search.tracking import opened
-from search.urls import resolve, sqlite_url
+from search.urls import is_sqlite, resolve, sqlite_url
 from search.view import runs_link
 
 
@@ -30,7 +30,7 @@ def check_reachable(uri: str) -> None:
     Raises KinemicError for a server that doesn't answer, and for a kind of URI that can't be a tracking store.
     """
     shown, uri = without_secrets(uri), resolve(uri)
-    if uri.startswith("sqlite:///"):
+    if is_sqlite(uri):
         return
     if not uri.startswith(("http://", "https://")):
         if "://" in uri and not uri.startswith("file:"):

