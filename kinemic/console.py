@@ -12,7 +12,7 @@ from rich.progress import Progress as RichProgress
 from rich.segment import Segment
 
 from kinemic.progress import Progress, ProgressCallback
-from kinemic.quoting import printable
+from kinemic.quoting import without_control
 
 
 class PlainConsole(Console):
@@ -22,9 +22,9 @@ class PlainConsole(Console):
         super().__init__(stderr=stderr, soft_wrap=soft_wrap, markup=False, highlight=False, emoji=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """Yield what is to be written, control characters of its text escaped."""
+        """Yield what is to be written, without control characters of its text; they take no room, so all else fits."""
         for text, style, control in super().render(renderable, options):
-            yield Segment(text if control else printable(text, keep="\n"), style, control)
+            yield Segment(text if control else without_control(text), style, control)
 
 
 console = PlainConsole(soft_wrap=not sys.stdout.isatty())

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from kinemic.config import ExperimentConfig, Reader, TextConfig, TrialConfig
 from kinemic.documents import LARGEST, parse_yaml
 from kinemic.errors import ConfigError
+from kinemic.quoting import has_control, texts
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -47,6 +48,9 @@ def parse(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
 
     Raises ConfigError with one line: the key's path in the file, what came, what was expected, the nearest known key.
     """
+    for path, text in texts(data):
+        if has_control(text):
+            raise ConfigError(f"{where}: {path}: {text!r} holds a line break or another control character")
     try:
         return model.model_validate(data)
     except ValidationError as error:

@@ -139,7 +139,7 @@ def new_identity(study: str) -> str:
 def find(runs: Path, name: str) -> SearchFolder:
     """Return the folder of a search that was started. Raises KinemicError listing those that were."""
     folder = SearchFolder((runs / name).resolve())
-    if folder.started:
+    if folder.started and Path(name).name == name:  # a path would lead out of runs
         return folder
     known = sorted(path.parent.name for path in runs.glob("*/state.json"))
     there = f"there are {', '.join(known)}" if known else "there is none"

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from kinemic.errors import ConfigError
+from kinemic.quoting import texts
 from kinemic.redaction import REFERENCE, remember, without_secrets
 
 SQLITE = "sqlite"
@@ -26,7 +27,9 @@ def refuse_secrets(data: Any, where: str, settings: Sequence[str] = ()) -> None:
     for setting in settings:
         if _holds_secret(setting):
             raise ConfigError(f"--set {setting.partition('=')[0]}: {_ADVICE}")
-    _refuse(data, where, "")
+    for path, text in texts(data):
+        if _holds_secret(text):
+            raise ConfigError(f"{where}: {path} {_ADVICE}" if path else f"{where}: {_ADVICE}")
 
 
 def resolve(url: str) -> str:
@@ -66,17 +69,6 @@ def sqlite_url(path: Path) -> str:
 def is_sqlite(url: str) -> bool:
     """Return whether a URL, its references resolved, is one of a SQLite file."""
     return url.startswith((f"{SQLITE}:", f"{SQLITE}+"))
-
-
-def _refuse(node: Any, where: str, path: str) -> None:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            _refuse(value, where, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list | tuple):
-        for value in node:
-            _refuse(value, where, path)
-    elif isinstance(node, str) and _holds_secret(node):
-        raise ConfigError(f"{where}: {path} {_ADVICE}" if path else f"{where}: {_ADVICE}")
 
 
 def _holds_secret(text: str) -> bool:

@@ -12,12 +12,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from ray._private.runtime_env.packaging import create_package
 
 from cluster import connection, package
 from cluster.errors import ClusterError
@@ -51,7 +53,7 @@ START_S = 60  # a job starts in 5 to 9 s; a busy machine takes longer
 
 
 def test_the_upload_is_code_and_the_search_file() -> None:
-    targets = {str(upload.target) for upload in package.files_to_upload(DEMO, None)}
+    targets = {str(upload.target) for upload in package.files_to_upload(DEMO, None)[0]}
     assert {"demo.yaml", "kinemic/cli.py", "search/config.py", "cluster/cli.py"} <= targets
     assert not [target for target in targets if "__pycache__" in target or target.startswith(("tests", "runs"))]
 
@@ -60,10 +62,49 @@ def test_own_files_are_uploaded_but_never_over_ours(tmp_path: Path) -> None:
     for name in ("own.yaml", "kinemic/cli.py", "runs/big", ".venv/x", "__pycache__/own.pyc"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("theirs")
-    sources = {str(upload.target): upload.source for upload in package.files_to_upload(DEMO, tmp_path)}
+    sources = {str(upload.target): upload.source for upload in package.files_to_upload(DEMO, tmp_path)[0]}
     assert sources["own.yaml"] == tmp_path / "own.yaml"
     assert sources["kinemic/cli.py"] == ROOT / "kinemic" / "cli.py"
     assert sources.keys().isdisjoint({"runs/big", ".venv/x", "__pycache__/own.pyc"})
+
+
+KEYS = (
+    *(".env", ".env.local", "prod.env", "lab.pem", "Server.KEY", "id_rsa", "id_ed25519.pub", ".netrc", ".pgpass"),
+    *(
+        ".aws/config",
+        ".ssh/known",
+        ".kube/config",
+        "credentials.json",
+        "ray-token",
+        "my_token.txt",
+        "conf/secrets.yaml",
+    ),
+)
+CODE = ("own.yaml", "tokenizer.py", "keys.py", "lists/train.txt", "environment.yaml")
+
+
+def test_keys_tokens_and_what_links_lead_to_are_in_no_upload(
+    tmp_path: Path,
+) -> None:
+    own, elsewhere, staged = tmp_path / "own $(x)", tmp_path / "elsewhere", tmp_path / "staged"
+    for name in (*KEYS, *CODE):
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / name).write_text(f"c4nary of {name}")
+    elsewhere.mkdir()
+    (elsewhere / "plain.txt").write_text("c4nary of a target")
+    (own / "linked").symlink_to(elsewhere)
+    (own / "linked.txt").symlink_to(elsewhere / "plain.txt")
+    (own / "gone.txt").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(own / "pipe")
+    uploads, left_out = package.files_to_upload(DEMO, own)
+    package.stage(uploads, staged)
+    create_package(str(staged), tmp_path / "job.zip", include_gitignore=True)  # as Ray uploads it
+    with zipfile.ZipFile(tmp_path / "job.zip") as zipped:
+        inside = {name: zipped.read(name) for name in zipped.namelist() if not name.endswith("/")}
+    assert set(CODE) == {name for name, content in inside.items() if content.startswith(b"c4nary")}
+    folders = {".aws", ".ssh", ".kube"}
+    expected = {*folders, *(key for key in KEYS if key.partition("/")[0] not in folders)}
+    assert set(map(str, left_out)) == expected | {"linked", "linked.txt", "gone.txt", "pipe"}
 
 
 def test_over_50_mb_is_refused_naming_the_largest_files(tmp_path: Path) -> None:
@@ -75,7 +116,7 @@ def test_over_50_mb_is_refused_naming_the_largest_files(tmp_path: Path) -> None:
 
 
 def test_a_staged_copy_finds_its_groups_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package.stage(package.files_to_upload(DEMO, None), tmp_path)
+    package.stage(package.files_to_upload(DEMO, None)[0], tmp_path)
     here = find_groups()
     monkeypatch.setattr(cli, "entry_points", lambda group: [])  # nothing is installed from a job's folder
     assert find_groups(tmp_path) == here

@@ -21,7 +21,7 @@ from search.urls import resolve
 from tests.bench import Bench, search
 from tests.toy import TOY
 
-TAKEN = r"take another name|becomes a folder"
+TAKEN = r"take another name|becomes a folder|line break"
 NASTY = 'it\'s "a" $(touch PWNED) #1 50%41 ?x={y}&z;'
 LITERALS = [
     "storage=postgresql://me:c4nary@host/db",
