@@ -69,9 +69,10 @@ class ClipSet:
         """Make the set of some clips of a corpus, z-scored by ``statistics`` (the source's).
 
         A labelled clip goes by its class's captions, so that training and generation see the same prompts, and any
-        other by its own. Raises DataError for a clip without a caption.
+        other by its own. Raises DataError for a clip without a caption, and for one that is not what was packed.
         """
         chosen = np.fromiter(indices, dtype=np.int64)
+        corpus.check(chosen)
         by_class = corpus.class_captions
         captions = [_captions(corpus, by_class, int(i)) for i in chosen]
         vocabulary = {caption: row for row, caption in enumerate(dict.fromkeys(c for clip in captions for c in clip))}

@@ -34,3 +34,7 @@ class CheckpointError(KinemicError):
 
 class DivergedError(KinemicError):
     """A loss that became NaN or infinite."""
+
+
+class DataWarning(UserWarning):
+    """Data that can be used, but that a person should look at."""

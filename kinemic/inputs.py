@@ -12,9 +12,10 @@ import numpy as np
 from kinemic import text_tfidf
 from kinemic.clips import ClipSet
 from kinemic.config import DataConfig, ExperimentConfig, PretrainConfig, PriorConfig, SplitConfig, TextConfig
+from kinemic.data.copies import warn_of_moved
 from kinemic.data.corpus import Corpus
 from kinemic.data.prepare import prepare
-from kinemic.data.splits import SPLIT_VERSION, choose, load_trial_data, make_trial_data
+from kinemic.data.splits import SPLIT_VERSION, choose, load_trial_data, make_trial_data, moved_copies
 from kinemic.errors import DataError
 from kinemic.pretrain import pretrain
 from kinemic.prior import load_prior, read_caption_tokens
@@ -48,7 +49,7 @@ def prepare_trial_data(data: DataConfig, root: Path, progress: ProgressCallback 
     path = root / "trial-data" / _split_key(target, data.split)
     if not path.exists():
         make_trial_data(target, data.split, path)
-    load_trial_data(path)
+    warn_of_moved(moved_copies(load_trial_data(path)), ("train", "dev"))
     return path
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kinemic.data.corpus import Clip, Corpus
+from kinemic.data.corpus import VERSION, Clip, Corpus, is_current
 from kinemic.data.packing import pack
 from kinemic.errors import DataError
 from kinemic.motion import Statistics
@@ -197,7 +197,63 @@ def test_arrays_of_another_corpus_are_noticed(tmp_path):
     path = write(tmp_path / "c").path
     other = write(tmp_path / "d", some_clips((20, 30))).path
     (path / "labels.npy").write_bytes((other / "labels.npy").read_bytes())
-    with pytest.raises(DataError, match=r"damaged corpus.*\(2,\)"):
+    with pytest.raises(DataError, match=r"damaged corpus.*labels\.npy is not what was packed"):
+        Corpus.open(path)
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def roll_labels(path: Path) -> None:
+    np.save(path / "labels.npy", np.roll(np.load(path / "labels.npy"), 1))
+
+
+def move_the_first_offset(path: Path) -> None:
+    offsets = np.load(path / "offsets.npy")
+    offsets[0] = 5
+    np.save(path / "offsets.npy", offsets)
+
+
+def rename_a_class(path: Path) -> None:
+    (path / "corpus.json").write_text((path / "corpus.json").read_text().replace('"wave"', '"Wave"'))
+
+
+@pytest.mark.parametrize("change", [roll_labels, move_the_first_offset, rename_a_class])
+def test_a_change_behind_its_back_is_no_corpus(tmp_path, change: Callable[[Path], None]):
+    path = write(tmp_path / "c").path
+    change(path)
+    with pytest.raises(DataError, match=r"damaged corpus.*is not what was packed.*pack it anew"):
+        Corpus.open(path)
+
+
+@pytest.mark.parametrize("file", ["offsets.npy", "labels.npy", "statistics.npy", "digests.npy", "clips.json"])
+def test_a_byte_of_a_small_file_counts(tmp_path, file: str):
+    path = write(tmp_path / "c").path
+    flip(path / file, -2)
+    with pytest.raises(DataError, match=rf"{file} is not what was packed"):
+        _ = [Corpus.open(path).clip(0), Corpus.open(path).names]
+
+
+def test_a_byte_of_a_clip_counts_when_that_clip_is_read(tmp_path):
+    path = write(tmp_path / "c").path
+    flip(path / "features.npy", -3)
+    corpus = Corpus.open(path)
+    np.testing.assert_array_equal(corpus.clip(0), some_clips()[0].features_TF)
+    for read in (lambda: corpus.clip(2), lambda: corpus.joints(2), lambda: corpus.check([0, 2])):
+        with pytest.raises(DataError, match=r"damaged corpus \(clip clip2 is not what was packed\)"):
+            read()
+
+
+def test_a_corpus_of_another_version_is_one_line_and_not_current(tmp_path):
+    path = write(tmp_path / "c").path
+    assert is_current(path)
+    text = (path / "corpus.json").read_text()
+    (path / "corpus.json").write_text(text.replace(f'"corpus_version": {VERSION}', '"corpus_version": 1'))
+    assert not is_current(path)
+    with pytest.raises(DataError, match=f"packed as version 1, this is version {VERSION}; pack it anew"):
         Corpus.open(path)
 
 

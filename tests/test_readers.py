@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kinemic.config import CorpusReader, GeneratedReader, HumanML3DReader, IdList, NTUReader
+from kinemic.data.corpus import digest_of_meta
 from kinemic.data.joints import read_joints, write_joints
 from kinemic.data.prepare import prepare
 from kinemic.data.procedural import generate_source
@@ -187,7 +188,8 @@ def test_a_packed_corpus_serves_only_as_what_it_is(joints, tmp_path):
 
 def test_test_clips_cannot_be_named_as_a_data_set(joints, tmp_path):
     target = prepare(joints_reader(joints), tmp_path / "cache", role="target")
-    meta = target.path / "corpus.json"
-    meta.write_text(meta.read_text().replace('"role": "target"', '"role": "test"'))
+    file = target.path / "corpus.json"
+    meta = json.loads(file.read_text()) | {"role": "test"}
+    file.write_text(json.dumps(meta | {"digest": digest_of_meta(meta)}))
     with pytest.raises(FirewallError, match="test clips"):
         prepare(CorpusReader(path=target.path), tmp_path, role="target")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kinemic.config import IdList, SplitConfig
-from kinemic.data.corpus import Clip, Corpus
+from kinemic.data.corpus import Clip, Corpus, digest_of_meta
 from kinemic.data.splits import TrialData, choose, load_trial_data, make_test_data, make_trial_data
 from kinemic.errors import DataError, FirewallError
 from kinemic.motion import compute_statistics
@@ -24,7 +24,7 @@ SUBJECTS = ("s1", "s2", "s3", "s4")
 
 def clip_of(action: str, subject: str | None, take: int) -> Clip:
     name = f"{action}-{subject}-{take}"
-    rng = np.random.default_rng(sum(map(ord, name)))
+    rng = np.random.default_rng(list(name.encode()))
     features = rng.standard_normal((16, NUM_FEATURES)).astype(np.float32)
     return Clip(name, features, (f"someone does {action}",), CLASSES.index(action), subject)
 
@@ -238,8 +238,9 @@ def test_a_trial_given_a_whole_target_corpus_fails(target):
 
 def test_a_test_clip_under_a_false_role_is_found(target, trial, tmp_path):
     make_test_data(target, trial, tmp_path / "test", subjects=("s4",))
-    meta = tmp_path / "test" / "corpus.json"
-    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"role": "trial"}))
+    file = tmp_path / "test" / "corpus.json"
+    meta = json.loads(file.read_text()) | {"role": "trial"}
+    file.write_text(json.dumps(meta | {"digest": digest_of_meta(meta)}))
     with pytest.raises(FirewallError, match="is of part test"):
         load_trial_data(tmp_path / "test")
 

@@ -2,11 +2,13 @@
 
 Legend: N clips, T frames of one clip, J = 22 joints, F = 263 features (de-normalised), 20 fps. A folder holds
 ``features.npy`` (sum T, F) float32, ``offsets.npy`` (N + 1) int64, ``labels.npy`` (N) int64, ``statistics.npy``
-(2, F), and JSON files; those are parsed on first use, so that opening 23 000 clips takes milliseconds.
+(2, F), ``digests.npy`` (N, 4) uint64, and JSON files; those are parsed on first use, so that opening 23 000 clips takes
+milliseconds. What is read is checked by its digest: small files as a whole, a clip's features when it is first read.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kinemic.digests import digest_bytes, digest_of
+from kinemic.documents import parse_json
 from kinemic.errors import DataError
 from kinemic.motion import Statistics, features_to_joints
 from kinemic.skeleton import NUM_FEATURES
@@ -27,8 +31,11 @@ Role = Literal["source", "target", "trial", "test"]
 Part = Literal["train", "dev", "test"]
 Segment = tuple[str, int, int]  # action, first frame, frame after the last
 
-VERSION = 1  # of the folder's layout; another one is packed anew
+VERSION = 2  # of the folder's layout; another one is packed anew
 META, CLIPS, CAPTIONS = "corpus.json", "clips.json", "captions.json"
+_ARRAYS = ("offsets.npy", "labels.npy", "statistics.npy")
+_DIGESTS = "digests.npy"
+SMALL_FILES = (*_ARRAYS, _DIGESTS, CLIPS, CAPTIONS)  # their digests are in META
 
 
 @dataclass(frozen=True)
@@ -64,15 +71,13 @@ class Corpus:
         meta = _read_meta(path)
         try:
             features = np.load(path / "features.npy", mmap_mode="r", allow_pickle=False)
-            offsets, labels, statistics = (
-                np.load(path / f"{name}.npy", allow_pickle=False) for name in ("offsets", "labels", "statistics")
-            )
         except (OSError, ValueError, EOFError) as error:
             raise _damaged(path, str(error)) from error
+        offsets, labels, statistics = (_read_array(path, name, meta) for name in _ARRAYS)
         clips, frames = meta["clips"], meta["frames"]
         expected = ((frames, NUM_FEATURES), (clips + 1,), (clips,), (2, NUM_FEATURES))
         found = (features.shape, offsets.shape, labels.shape, statistics.shape)
-        if found != expected or offsets[-1] != frames:
+        if found != expected or features.dtype != np.float32:
             raise _damaged(path, f"its arrays have shapes {found}, its {META} says {expected}")
         return cls(path, meta, features, offsets, labels, Statistics(statistics[0], statistics[1]))
 
@@ -169,11 +174,30 @@ class Corpus:
         """Captions of each clip."""
         return tuple(tuple(clip) for clip in self._read(CAPTIONS)["captions"])
 
+    @cached_property
+    def digests(self) -> NDArray[np.uint64]:
+        """What copies of a clip's motion are known by, (N, 4): as it is, and three of it moved and turned in place."""
+        found: NDArray[np.uint64] = _read_array(self.path, _DIGESTS, self.meta)
+        return found
+
     def clip(self, index: int) -> NDArray[np.float32]:
-        """Return clip ``index`` as a read-only view of the packed features, (T, 263)."""
+        """Return clip ``index`` as a read-only view of the packed features, (T, 263).
+
+        Raises DataError, the first time that it is read, where it is not what was packed.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
-        return self.features[self.offsets[index] : self.offsets[index + 1]]
+        features = self.features[self.offsets[index] : self.offsets[index + 1]]
+        if not self._checked[index]:
+            if digest_bytes(features) != self.digests[index, 0].tobytes():
+                raise _damaged(self.path, f"clip {self.names[index]} is not what was packed")
+            self._checked[index] = True
+        return features
+
+    def check(self, indices: Iterable[int]) -> None:
+        """Read clips whose features will be taken from the packed array. Raises DataError as ``clip`` does."""
+        for index in indices:
+            self.clip(int(index))
 
     def joints(self, index: int) -> NDArray[np.float32]:
         """Return the joint positions of clip ``index``, (T, 22, 3), metres."""
@@ -186,6 +210,10 @@ class Corpus:
         return self._index[name]
 
     @cached_property
+    def _checked(self) -> NDArray[np.bool_]:
+        return np.zeros(len(self), dtype=bool)
+
+    @cached_property
     def _index(self) -> dict[str, int]:
         return {name: i for i, name in enumerate(self.names)}
 
@@ -195,9 +223,9 @@ class Corpus:
 
     def _read(self, file: str) -> dict[str, Any]:
         try:
-            columns: dict[str, Any] = json.loads((self.path / file).read_bytes())
+            columns: dict[str, Any] = parse_json(_read_bytes(self.path, file, self.meta))
             wrong = [name for name, values in columns.items() if len(values) != len(self)]
-        except (OSError, ValueError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError) as error:
             raise _damaged(self.path, f"{file}: {error}") from error
         if wrong:
             raise _damaged(self.path, f"{file} does not list {len(self)} {wrong[0]}")
@@ -209,11 +237,42 @@ def is_corpus(path: Path) -> bool:
     return (path / META).is_file() and (path / "features.npy").is_file()
 
 
+def is_current(path: Path) -> bool:
+    """Whether a folder is a corpus that this version packed, damaged or not."""
+    try:
+        return bool(parse_json((path / META).read_bytes())["corpus_version"] == VERSION)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def digest_of_meta(meta: Mapping[str, Any]) -> str:
+    """Return the digest of what a corpus says of itself."""
+    return digest_of(json.dumps({key: value for key, value in meta.items() if key != "digest"}, sort_keys=True))
+
+
+def _read_array(path: Path, name: str, meta: Mapping[str, Any]) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(io.BytesIO(_read_bytes(path, name, meta)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise _damaged(path, f"{name}: {error}") from error
+    return array
+
+
+def _read_bytes(path: Path, name: str, meta: Mapping[str, Any]) -> bytes:
+    try:
+        content = (path / name).read_bytes()
+    except OSError as error:
+        raise _damaged(path, str(error)) from error
+    if digest_of(content) != meta["files"].get(name):
+        raise _damaged(path, f"{name} is not what was packed")
+    return content
+
+
 def _read_meta(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; expected a corpus that `kinemic data prepare` packed")
     try:
-        meta: dict[str, Any] = json.loads((path / META).read_bytes())
+        meta: dict[str, Any] = parse_json((path / META).read_bytes())
         version = meta["corpus_version"]
     except FileNotFoundError as error:
         raise DataError(f"{path}: not a packed corpus (no {META}); pack it with `kinemic data prepare`") from error
@@ -221,9 +280,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
         raise _damaged(path, f"{META}: {error}") from error
     if version != VERSION:
         raise DataError(f"{path}: packed as version {version}, this is version {VERSION}; pack it anew")
-    missing = {"clips", "frames", "role", "classes", "class_captions", "content_hash", "notes"} - meta.keys()
-    if missing:
-        raise _damaged(path, f"{META} has no {sorted(missing)[0]}")
+    if meta.get("digest") != digest_of_meta(meta):
+        raise _damaged(path, f"{META} is not what was packed")
     return meta
 
 

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kinemic.data.corpus import CAPTIONS, CLIPS, META, VERSION, Clip, Role, is_corpus
+from kinemic.data.copies import moved_digests
+from kinemic.data.corpus import CAPTIONS, CLIPS, META, SMALL_FILES, VERSION, Clip, Role, digest_of_meta, is_corpus
+from kinemic.digests import digest_bytes, digest_of
 from kinemic.errors import DataError
 from kinemic.motion import Statistics, compute_statistics
 from kinemic.skeleton import NUM_FEATURES
@@ -47,9 +50,10 @@ def pack(
                 raise DataError(f"{path}: no clip to pack; check the folder and its lists")
             file.seek(0)
             _write_header(file, columns.frames)
+        features = np.load(folder / "features.npy", mmap_mode="r")
         if statistics is None:
-            statistics = compute_statistics(np.load(folder / "features.npy", mmap_mode="r"))
-        _save_small_files(folder, columns, statistics)
+            statistics = compute_statistics(features)
+        _save_small_files(folder, columns, statistics, features)
         meta = {
             "corpus_version": VERSION,
             "role": role,
@@ -59,7 +63,9 @@ def pack(
             "class_captions": [list(captions) for captions in class_captions],
             "content_hash": columns.content_hash(classes, class_captions, statistics),
             "notes": dict(notes),
+            "files": {name: digest_of((folder / name).read_bytes()) for name in SMALL_FILES},
         }
+        meta["digest"] = digest_of_meta(meta)
         (folder / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
@@ -128,6 +134,7 @@ class Columns:
     subjects: list[str | None] = field(default_factory=list)
     segments: list[list[tuple[str, int, int]]] = field(default_factory=list)
     parts: list[str | None] = field(default_factory=list)
+    digests: list[int] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     hash: Any = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
 
@@ -153,6 +160,7 @@ class Columns:
         """Return the clip's features as the bytes that go into the file."""
         encoded = np.ascontiguousarray(clip.features_TF, dtype="<f4").tobytes()
         self.hash.update(encoded)
+        self.digests.append(int.from_bytes(digest_bytes(encoded), "little"))
         return encoded
 
     def content_hash(
@@ -166,8 +174,11 @@ class Columns:
         return str(self.hash.hexdigest())
 
 
-def _save_small_files(folder: Path, columns: Columns, statistics: Statistics) -> None:
-    np.save(folder / "offsets.npy", np.cumsum([0, *columns.lengths], dtype=np.int64))
+def _save_small_files(folder: Path, columns: Columns, statistics: Statistics, features: NDArray[np.float32]) -> None:
+    offsets = np.cumsum([0, *columns.lengths], dtype=np.int64)
+    exact = np.array(columns.digests, dtype=np.uint64)[:, None]
+    np.save(folder / "digests.npy", np.concatenate([exact, moved_digests(features, offsets)], axis=1))
+    np.save(folder / "offsets.npy", offsets)
     np.save(folder / "labels.npy", np.array(columns.labels, dtype=np.int64))
     np.save(folder / "statistics.npy", np.stack([statistics.mean_F, statistics.std_F]).astype(np.float32))
     clips = {name: getattr(columns, name) for name in ("names", "subjects", "parts", "segments")}

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from kinemic.config import IdList, SplitConfig
+from kinemic.data.copies import Pair, find_copies, refuse_exact, warn_of_moved
 from kinemic.data.corpus import Clip, Corpus, Part, Role, is_corpus
 from kinemic.data.raw import read_ids
 from kinemic.errors import DataError, FirewallError
 from kinemic.motion import Statistics, compute_statistics
 
-SPLIT_VERSION = 2  # of what is written for a split
+SPLIT_VERSION = 3  # of what is written for a split
 DEFAULT_SHOTS = 10
 Indices = NDArray[np.int64]
 
@@ -66,9 +67,11 @@ def make_trial_data(target: Corpus, split: SplitConfig, path: Path) -> Corpus:
     With folds there are no dev clips: which fold holds a shot out is written beside them.
     Its statistics are those of the train clips, and so are the captions of its classes where clips have their own.
     Raises DataError for an unknown class or subject, an empty class, fewer clips than shots, no dev clips, a clip on
-    both sides, and for a drawn split with a subject on both sides.
+    both sides (FirewallError where it goes by two names), and for a drawn split with a subject on both sides.
     """
     chosen = choose(target, split)
+    for view in TrialData(target, chosen.train, chosen.dev, chosen.folds).views:
+        refuse_exact(find_copies(target, view.train, target, view.dev), ("train", "dev"))
     train = np.sort(chosen.train)
     statistics = compute_statistics(target.clip(int(i)) for i in train)
     parts: list[tuple[Part, Indices]] = [("train", chosen.train), ("dev", chosen.dev)]
@@ -96,13 +99,20 @@ def load_trial_data(path: Path) -> TrialData:
     )
 
 
+def moved_copies(data: TrialData) -> tuple[Pair, ...]:
+    """Return pairs of a train and a dev clip that begin alike, but for place, facing or side: dev may be no news."""
+    found = [find_copies(data.corpus, view.train, data.corpus, view.dev).moved for view in data.views]
+    return tuple(dict.fromkeys(pair for pairs in found for pair in pairs))
+
+
 def choose_test(
     target: Corpus, trial: TrialData, subjects: Sequence[str] | None = None, ids: IdList | None = None
 ) -> Indices:
     """Return the test clips of the trial's classes, chosen by subject or by a list; no motion is read for it.
 
-    Raises FirewallError where a clip is among the trial's, or, for clips chosen by subject, where a subject is;
-    DataError for an unknown name, and for a class without test clips.
+    Raises FirewallError where a clip is among the trial's, by name or by motion, or, for clips chosen by subject, where
+    a subject is; DataError for an unknown name, and for a class without test clips. Warns of clips that begin as one of
+    the trial's does, but for place, facing or side.
     """
     if (subjects is None) == (ids is None):
         raise DataError("test data: give exactly one of subjects and a list of ids")
@@ -117,6 +127,9 @@ def choose_test(
     if known and subjects is not None:
         raise FirewallError(f"test subjects {sorted(known)} are in train or dev; a test subject must be unseen")
     _need_every_class(target, classes, chosen, "test")
+    copies = find_copies(trial.corpus, np.arange(len(trial.corpus)), target, chosen)
+    refuse_exact(copies, ("train or dev", "test"))
+    warn_of_moved(copies.moved, ("train or dev", "test"))
     return chosen
 
 
