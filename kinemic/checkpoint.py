@@ -23,6 +23,7 @@ from kinemic.device import to_host
 from kinemic.digests import digest_of
 from kinemic.documents import parse_json
 from kinemic.errors import CheckpointError
+from kinemic.faults import writing
 from kinemic.files import create
 
 META_KEY = "kinemic"  # the metadata entry that marks a file as ours
@@ -32,11 +33,11 @@ DIGESTS_KEY = "kinemic.digests"  # by tensor; the metadata's own under the empty
 def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Write tensors and JSON-able metadata to ``path``; a reader sees the old file or the whole new one, never a part.
 
-    Tensors may live on any device and share storage. Raises CheckpointError where the folder can't be written.
+    Tensors may live on any device and share storage. Raises InfrastructureError where the machine refuses the write.
     """
     plain = {name: to_host(tensor).contiguous().clone() for name, tensor in tensors.items()}
     document = json.dumps(dict(meta), allow_nan=False, sort_keys=True)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             fresh = Path(folder) / path.name
@@ -46,8 +47,6 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> 
                 os.fsync(written.fileno())
             fresh.chmod(mode)  # safetensors keeps its files from all others
             fresh.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written ({_reason(error)}); choose a writable folder") from error
 
 
 def load(path: Path, only: Collection[str] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,8 +1,8 @@
 """The one command, ``kinemic``: finds its groups by name, loads them on use, and turns every failure into one line.
 
-What a group may rely on: ``KinemicError`` and ``OSError`` end in one line and exit code 2; ``KeyboardInterrupt`` in
-130, with its own message where it has one (how to go on); anything else in one line and exit code 1. A group is a
-click command whose function's docstring starts with the line that ``kinemic --help`` shows.
+What a group may rely on: ``KinemicError`` and ``OSError`` end in one line and exit code 2, a fault of the machine in 1;
+``KeyboardInterrupt`` in 130, with its own message where it has one (how to go on); anything else in one line and exit
+code 1. A group is a click command whose function's docstring starts with the line that ``kinemic --help`` shows.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import click
 
 from kinemic import __version__
 from kinemic.errors import ConfigError, KinemicError
+from kinemic.faults import refusal
 from kinemic.quoting import has_control, printable
 from kinemic.redaction import without_secrets
 
@@ -118,7 +119,7 @@ def root(debug: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 unexpected failure, 2 the user can mend it, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 unexpected or the machine's, 2 the user can mend it, 130 interrupted."""
     if not _debugging():
         warnings.formatwarning = _one_line_warning
     sys.exit(run(arguments))
@@ -141,9 +142,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # Click turns Ctrl-C into Abort; the interruption itself may say how to go on.
         return _fail(INTERRUPTED, abort, str(abort.__cause__ or "") or "interrupted")
     except KinemicError as error:
-        return _fail(2, error, f"error: {error}")
+        return _fail(error.exit_code, error, f"error: {error}")
     except OSError as error:
-        return _fail(2, error, f"error: {_describe(error)}")
+        return _fail(2 if refusal(error) is None else 1, error, f"error: {_describe(error)}")
     except Exception as error:  # the outermost boundary: a user gets a line, --debug the rest
         hint = "" if _debugging() else " (unexpected; run again with `kinemic --debug ...` to see where)"
         return _fail(1, error, f"error: {_describe(error)}{hint}")

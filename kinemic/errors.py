@@ -6,7 +6,9 @@ from kinemic.redaction import without_secrets
 
 
 class KinemicError(Exception):
-    """Base of every error that the CLI shows as one line with exit code 2; its message holds no secret."""
+    """Base of every error that the CLI shows as one line; its message holds no secret."""
+
+    exit_code = 2  # the user can mend it
 
     def __init__(self, message: str = "") -> None:
         super().__init__(without_secrets(message))
@@ -30,6 +32,18 @@ class FirewallError(DataError):
 
 class CheckpointError(KinemicError):
     """A checkpoint that is damaged or does not fit; the message shows both values side by side."""
+
+
+class InfrastructureError(KinemicError):
+    """What the machine refuses, a write or a server: no input is at fault, and it may pass."""
+
+    exit_code = 1
+
+
+class UnwritableError(InfrastructureError):
+    """A place that can't be written as things are: another user's, read-only, a file where a folder should be."""
+
+    exit_code = 2
 
 
 class DivergedError(KinemicError):

@@ -14,20 +14,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kinemic.errors import ConfigError
+from kinemic.faults import writing
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}{path.suffix}")
-    mode = create(temporary)
-    try:
-        yield temporary
-        temporary.chmod(mode)  # a writer may have put a file of its own there
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Yield a temporary path beside ``path`` that replaces it when the block ends without an error.
+
+    Raises InfrastructureError where the machine refuses the write.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}{path.suffix}")
+        mode = create(temporary)
+        try:
+            yield temporary
+            temporary.chmod(mode)  # a writer may have put a file of its own there
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def create(path: Path) -> int:
@@ -40,7 +45,7 @@ def create(path: Path) -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
+    """Write a UTF-8 text file atomically. Raises InfrastructureError where the machine refuses."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -49,25 +54,15 @@ def write_text(path: Path, text: str) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` when the block ends without an error.
 
-    Raises ConfigError where something is there already, or where the place can't be written to.
+    Raises ConfigError where something is there already, InfrastructureError where the machine refuses the write.
     """
     path = path.absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"{path}: is there already and not empty; give a new folder")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    with temporary as room:
-        fresh = Path(room) / path.name
-        fresh.mkdir()
-        yield fresh
-        try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as room:
+            fresh = Path(room) / path.name
+            fresh.mkdir()
+            yield fresh
             fresh.replace(path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"{path}: cannot be written ({error.strerror}); give another folder")

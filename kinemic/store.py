@@ -77,7 +77,7 @@ class StageStore:
             return None
 
     def write(self, stage: str, key: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-        """Keep a result. Raises CheckpointError where the folder can't be written."""
+        """Keep a result. Raises InfrastructureError where the machine refuses."""
         from kinemic import checkpoint
 
         checkpoint.save(self.file(stage, key), tensors, {**meta, **mark(stage, key)})

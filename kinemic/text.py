@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from kinemic.config import OpenClipConfig, TextConfig
-from kinemic.errors import CheckpointError, DataError
+from kinemic.errors import CheckpointError, InfrastructureError
+from kinemic.faults import writing
 from kinemic.text_cache import CachedEncoder
 from kinemic.text_clip import OpenClipEncoder, build_open_clip
 from kinemic.text_tfidf import TfidfEncoder, content_stems
@@ -81,23 +82,25 @@ def embed(encoder: TextEncoder, captions: Iterable[str]) -> dict[str, NDArray[np
 def save_encoder(encoder: TextEncoder, config: TextConfig, folder: Path) -> None:
     """Write what ``load_encoder`` needs, atomically: the configuration and id, and a fitted encoder's state.
 
-    A folder that another process finished meanwhile is kept. Raises DataError where the place can't be written to.
+    A folder that another process finished meanwhile is kept. Raises InfrastructureError where the machine
+    refuses the write.
     """
     inner = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as room:
-            fresh = Path(room) / "fresh"
-            fresh.mkdir()
-            if isinstance(inner, TfidfEncoder):
-                inner.save(fresh)
-            state = {"id": inner.id, "config": config.model_dump(mode="json")}
-            (fresh / FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-            if not (folder / FILE).exists():
-                fresh.rename(folder)
-    except OSError as error:
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as room:
+                fresh = Path(room) / "fresh"
+                fresh.mkdir()
+                if isinstance(inner, TfidfEncoder):
+                    inner.save(fresh)
+                state = {"id": inner.id, "config": config.model_dump(mode="json")}
+                (fresh / FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+                if not (folder / FILE).exists():
+                    fresh.rename(folder)
+    except InfrastructureError:
         if not (folder / FILE).exists():
-            raise DataError(f"{folder}: cannot be written to ({error.strerror}); give another place") from error
+            raise
 
 
 def load_encoder(folder: Path, device: str = "cpu") -> TextEncoder:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinemic.errors import DataError
+from kinemic.faults import writing
 from kinemic.store import DATABASE
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class CachedEncoder:
         return self.folder / f"{safe}-{hashlib.blake2b(self.id.encode(), digest_size=4).hexdigest()}{DATABASE}"
 
     def encode(self, captions: Sequence[str]) -> NDArray[np.float32]:
-        """Return one row per caption, (n, E). Raises DataError where the cache can't be written or is damaged."""
+        """Return one row per caption, (n, E). Raises DataError for a damaged cache, InfrastructureError."""
         distinct = list(dict.fromkeys(captions))
         with self._database() as database:
             known = dict(self._read(database, distinct))
@@ -74,15 +75,16 @@ class CachedEncoder:
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.file, timeout=WAIT_S)) as database:
-                database.execute(
-                    "CREATE TABLE IF NOT EXISTS embeddings (caption TEXT PRIMARY KEY, vector BLOB NOT NULL)"
-                )
-                with suppress(OSError):  # of another user: it may be read all the same
-                    os.utime(self.file)  # what is in use is forgotten last
-                yield database
-        except (OSError, sqlite3.Error) as error:
+            with writing(self.file):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with closing(sqlite3.connect(self.file, timeout=WAIT_S)) as database:
+                    database.execute(
+                        "CREATE TABLE IF NOT EXISTS embeddings (caption TEXT PRIMARY KEY, vector BLOB NOT NULL)"
+                    )
+                    with suppress(OSError):  # of another user: it may be read all the same
+                        os.utime(self.file)  # what is in use is forgotten last
+                    yield database
+        except sqlite3.Error as error:
             raise DataError(
                 f"{self.file}: caption cache can't be used ({error}); delete it or give another place"
             ) from error

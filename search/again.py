@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from kinemic.errors import KinemicError
 from kinemic.report import RungReport
 from kinemic.seeding import derive_seed
 from search.baselines import Contender
-from search.failures import BUG, MOST_LOSSES, OUT_OF_MEMORY, WORKER_LOST, Failure, classify
+from search.failures import BUG, INFRASTRUCTURE, MOST_LOSSES, OUT_OF_MEMORY, WORKER_LOST, Failure, classify
 from search.messages import first_line
+from search.patience import Pauses
 from search.shares import Share
 from search.trainable import PROGRESS_FILE, ProgressFile, Work, assigned_device, limit_threads, release_memory
 
 Result = RungReport | Failure
+_LOOK_AGAIN_S = 0.1  # while all pause
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,24 @@ def run_all(
     work: Work,
     share: Share,
     changed: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    patience: float = 0.0,
 ) -> dict[str, list[Result]]:
     """Run every row's runs, repetition by repetition; a run that fails is a Failure in its place.
 
     Those that ran out of memory are tried once more with the larger share, if any. Interrupted, it ends the tasks that
-    still run: a later call goes on in their folders.
+    still run: a later call goes on in their folders. Raises OutOfPatienceError for a fault of the machine that lasts
+    longer than ``patience`` seconds.
     """
+    pauses = Pauses(patience)
     jobs = list(dict.fromkeys(run for repetition in zip(*rows.values(), strict=True) for run in repetition))
     shared = ray.put(work)
-    done = _run_side_by_side(jobs, shared, share, lambda count: changed(count, len(jobs)))
+    done = _run_side_by_side(jobs, shared, share, pauses, lambda count: changed(count, len(jobs)))
     short = [run for run in jobs if _is(OUT_OF_MEMORY, done[run])]
     if share.larger and short:
         ended = len(jobs) - len(short)
-        done |= _run_side_by_side(short, shared, share.larger, lambda count: changed(ended + count, len(jobs)))
+        larger = share.larger
+        done |= _run_side_by_side(short, shared, larger, pauses, lambda count: changed(ended + count, len(jobs)))
     return {key: [done[run] for run in runs] for key, runs in rows.items()}
 
 
@@ -87,7 +95,7 @@ def _run(config: TrialConfig, seeds: TrialSeeds, folder: Path, name: str) -> Run
 
 
 def _run_side_by_side(
-    jobs: Sequence[Run], shared: Any, share: Share, changed: Callable[[int], None]
+    jobs: Sequence[Run], shared: Any, share: Share, pauses: Pauses, changed: Callable[[int], None]
 ) -> dict[Run, Result]:
     # Ray's own retries would start a run that Ray kills for memory again and again: it does not count those.
     task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=0)(_run_one)
@@ -97,12 +105,18 @@ def _run_side_by_side(
     changed(0)
     try:
         while len(done) < len(jobs):
-            while waiting and len(running) < share.max_concurrent:
+            while waiting and len(running) < share.max_concurrent and not pauses.on:
                 run = waiting.popleft()
                 running[task.remote(shared, run)] = run
+            if not running:
+                time.sleep(_LOOK_AGAIN_S)
+                continue
             for ref in ray.wait(list(running), num_returns=1, timeout=1.0)[0]:
                 run, result = running.pop(ref), _result(ref)
-                if _is(WORKER_LOST, result) and losses[run] < MOST_LOSSES:
+                if isinstance(result, Failure) and result.kind == INFRASTRUCTURE:
+                    waiting.append(run)
+                    pauses.begin(run, f"{run.workdir.name}: {result.message}")
+                elif _is(WORKER_LOST, result) and losses[run] < MOST_LOSSES:
                     losses[run] += 1
                     waiting.appendleft(run)
                 else:
@@ -117,11 +131,11 @@ def _run_side_by_side(
 def _run_one(work: Work, run: Run) -> Result:
     device, run_trial = assigned_device(), work.function()
     limit_threads()
-    run.workdir.mkdir(parents=True, exist_ok=True)
     progress = ProgressFile(run.workdir / PROGRESS_FILE)
     try:
+        run.workdir.mkdir(parents=True, exist_ok=True)
         reports = list(run_trial(work.inputs, run.config, (run.seeds,), run.workdir, device, progress))
-    except (KinemicError, MemoryError, RuntimeError) as error:
+    except (KinemicError, MemoryError, RuntimeError, OSError) as error:
         return classify(error)
     release_memory()
     return reports[-1] if reports else Failure(BUG, "the trial yielded no report")

@@ -140,6 +140,7 @@ class SearchConfig(ExperimentConfig):
     storage: str | None = None  # URL of the Optuna study; None is a SQLite file in the search's folder
     tracking: TrackingConfig = TrackingConfig()
     stages: StagesConfig = StagesConfig()
+    patience: float = Field(default=300.0, ge=0)  # seconds to wait for a disk or a server that refuses
     confirm: ConfirmConfig | None = None
 
     @field_validator("name")

@@ -148,7 +148,8 @@ def _is_of(stored: Confirmation, planned: _Plan) -> bool:
 
 def _run_on_dev(planned: _Plan, sitting: Sitting) -> Confirmation:
     config, settings = planned.opened.config, planned.settings
-    results = run_all(planned.runs, sitting.work, share(config.resources), sitting.watch.contending)
+    part, told = share(config.resources), sitting.watch.contending
+    results = run_all(planned.runs, sitting.work, part, told, patience=config.patience)
     rows = [dev_row(c, results[c.key], baseline=True) for c in planned.baselines]
     rows += [dev_row(c, results[c.key], baseline=False) for c in planned.trials]
     log = _looks(planned.opened)

@@ -85,7 +85,7 @@ def run_contenders(
     changed: Callable[[int, int], None] = lambda done, total: None,
 ) -> ContenderTable:
     """Run every contender on every repetition's fresh seeds; a run that fails leaves its row with fewer repetitions."""
-    results = run_all(planned(found, config, folder), work, share, changed)
+    results = run_all(planned(found, config, folder), work, share, changed, patience=config.patience)
     rows = tuple(_row(contender, results[contender.key]) for contender in found)
     return ContenderTable(rows, config.contenders.seeds, config.judge_seeds, config.steps)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kinemic.errors import DivergedError, EmptyPoolError, KinemicError
+from kinemic.errors import DivergedError, EmptyPoolError, InfrastructureError, KinemicError
+from kinemic.faults import refusal
 from kinemic.redaction import without_secrets
 
 DIVERGED, OUT_OF_MEMORY, EMPTY_POOL = "diverged", "out of memory", "empty pool"
 BAD_DATA, BUG, WORKER_LOST = "bad data", "bug", "worker lost"
+INFRASTRUCTURE = "infrastructure"  # a fault of the machine: waited out, and never the end of a trial
 MOST_LOSSES = 2  # how often what a dead worker ran is started again from the same rung
 
 
@@ -27,6 +29,10 @@ def classify(error: BaseException) -> Failure:
     """Return what kind of failure an exception of a trial is."""
     lines = str(error).strip().splitlines()
     message = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:500]
+    if isinstance(error, InfrastructureError):
+        return Failure(INFRASTRUCTURE, str(error)[:500])
+    if refusal(error) is not None:
+        return Failure(INFRASTRUCTURE, message)
     if isinstance(error, DivergedError):
         return Failure(DIVERGED, message)
     if isinstance(error, EmptyPoolError):

@@ -11,6 +11,7 @@ from typing import Any
 
 from kinemic.documents import dump_yaml
 from kinemic.errors import KinemicError
+from kinemic.faults import writing
 from kinemic.files import write_text
 from kinemic.reading import load_yaml
 from kinemic.redaction import without_secrets
@@ -98,13 +99,9 @@ class SearchFolder:
 
     def create(self, config: SearchConfig) -> None:
         """Make the folder and write the configuration. Raises KinemicError where it can't be written."""
-        try:
+        with writing(self.path):
             self.trials.mkdir(parents=True, exist_ok=True)
             self.write_config(config)
-        except OSError as error:
-            raise KinemicError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another folder with --runs"
-            ) from error
 
     def write_config(self, config: SearchConfig) -> None:
         """Write the configuration."""

@@ -17,7 +17,8 @@ from kinemic.errors import KinemicError
 from kinemic.report import RungReport
 from search import study as studies
 from search.config import SamplerConfig, SearchConfig
-from search.failures import BUG, DIVERGED, MOST_LOSSES, OUT_OF_MEMORY, WORKER_LOST, Failure
+from search.failures import BUG, DIVERGED, INFRASTRUCTURE, MOST_LOSSES, OUT_OF_MEMORY, WORKER_LOST, Failure
+from search.patience import OutOfPatienceError, Pauses
 from search.pruners import decide, make_pruner
 from search.shares import Share
 from search.space import Domain, Scalar, suggest
@@ -66,6 +67,8 @@ class Ledger:
         self._open: dict[int, _Open] = {}
         self._losses: Counter[int] = Counter()
         self._bugs: list[tuple[int, Failure]] = []  # of the trials that ended last, all in a row
+        self._pauses = Pauses(config.patience)
+        self._gave_up: OutOfPatienceError | None = None
         study.pruner = make_pruner(config)
         started = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
         self._started = len(started)
@@ -94,14 +97,16 @@ class Ledger:
     def next(self) -> Assignment | None:
         """Return the next trial to run, or None where none may start now; interrupted ones come first.
 
-        Raises SearchStoppedError after bugs in a row.
+        Raises SearchStoppedError after bugs in a row, OutOfPatienceError for a fault of the machine that stays.
         """
+        if self._gave_up:
+            raise self._gave_up
         if len(self._bugs) >= _MOST_BUGS:
             numbers, message = ", ".join(str(number) for number, _ in self._bugs), self._bugs[-1][1].message
             raise SearchStoppedError(f"{len(self._bugs)} trials in a row failed with a bug ({numbers}): {message}")
         if self._searched_seconds - self._kept > _KEEP_TIME_EVERY:
             self.keep_time()
-        if not (self._again or self._may_start) or not self._fits(self._next_share):
+        if self._pauses.on or not (self._again or self._may_start) or not self._fits(self._next_share):
             return None
         share = self._next_share
         trial = self._reopen(self._again.popleft()) if self._again else self._ask()
@@ -119,6 +124,8 @@ class Ledger:
             return True
         if studies.store_report(trial, report):
             del self._losses[number]
+            self._pauses.over(number)
+            studies.forget_fault(trial)
         self.keep_time()
         self._tracker.log_rung(number, report)
         over = self._decide(trial, report)
@@ -126,8 +133,14 @@ class Ledger:
         return over
 
     def fail(self, number: int, failure: Failure) -> None:
-        """Take a trial's failure: it fails alone. Out of memory it first goes on once with a larger share, if any."""
+        """Take a trial's failure: it fails alone. Out of memory it first goes on once with a larger share, if any.
+
+        A fault of the machine is never its end: it goes on from its last rung after a pause.
+        """
         if number not in self._open:  # its worker died after the trial had ended
+            return
+        if failure.kind == INFRASTRUCTURE:
+            self._wait(number, failure)
             return
         trial = self._open.pop(number).trial
         if failure.kind == OUT_OF_MEMORY and self._share.larger and not studies.enlarged(trial):
@@ -150,6 +163,17 @@ class Ledger:
         else:
             del self._open[number]
             self._again.append(number)
+
+    def _wait(self, number: int, fault: Failure) -> None:
+        trial = self._open.pop(number).trial
+        self._again.append(number)
+        studies.keep_fault(trial, fault)
+        self._tracker.log_fault(number, fault)
+        try:
+            self._since += self._pauses.begin(number, f"trial {number}: {fault.message}")
+        except OutOfPatienceError as error:  # raised where the next trial is asked for: Tune would wrap it here
+            self._gave_up = error
+        self._changed()
 
     def keep_time(self) -> None:
         """Write down how long was searched; Tune asks for the next trial all the time, so a kill loses a minute."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kinemic.errors import KinemicError
+from kinemic.faults import writing
 from kinemic.files import write_text
 
 LOCK, HOLDER = ".lock", ".holder.json"
@@ -30,15 +31,12 @@ def sole(folder: Path) -> Iterator[None]:
     """
     lock = FileLock(folder / LOCK)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
     except Timeout as error:
         raise KinemicError(
             f"search {folder.name!r} is being run by {_holder(folder)}; wait for its end, or stop it"
-        ) from error
-    except OSError as error:
-        raise KinemicError(
-            f"{folder}: cannot be written ({error.strerror}); choose another folder with --runs"
         ) from error
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")

@@ -152,7 +152,7 @@ def _run(
         costs = _Costs([run for row in rows.values() for run in row], part.max_concurrent, progress, say)
         costs.begin(design)
         try:
-            results = run_all(rows, work, part, costs)
+            results = run_all(rows, work, part, costs, patience=config.patience)
         finally:
             tidy(config, work.inputs)
     failures = {key: failure_lines(row) for key, row in results.items()}

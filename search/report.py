@@ -13,7 +13,6 @@ import optuna
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kinemic.errors import KinemicError
 from kinemic.files import write_text
 from kinemic.report import mean, shown
 from search import confirmation, contenders, noise_report
@@ -33,11 +32,7 @@ def write_report(folder: SearchFolder, study: optuna.Study, path: Path) -> None:
 
     Raises KinemicError where no trial has finished yet, or where the file can't be written.
     """
-    html = render(folder, study)
-    try:
-        write_text(path, html)
-    except OSError as error:
-        raise KinemicError(f"{path}: cannot be written ({error.strerror}); give another file with --out") from error
+    write_text(path, render(folder, study))
 
 
 def render(folder: SearchFolder, study: optuna.Study) -> str:

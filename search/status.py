@@ -38,7 +38,7 @@ class TrialRow:
 
     @property
     def failure(self) -> str:
-        """Why the trial failed, empty where it did not."""
+        """Why the trial failed, or what it waits for; empty for any other."""
         return f"{self.failure_kind}: {self.failure_message}" if self.failure_kind else ""
 
 
@@ -51,7 +51,8 @@ def trial_rows(study: optuna.Study) -> list[TrialRow]:
 def _row(trial: FrozenTrial, trials: list[FrozenTrial]) -> TrialRow:
     reports = studies.reports(trial)
     last = reports[-1] if reports else None
-    failure, leader, values = studies.failure(trial), studies.leader(trial), studies.trial_values(trial)
+    failure = studies.failure(trial) or studies.fault(trial)
+    leader, values = studies.leader(trial), studies.trial_values(trial)
     shared = {} if leader is None else studies.trial_values(trials[leader])
     return TrialRow(
         number=trial.number,

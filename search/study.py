@@ -18,13 +18,15 @@ from kinemic.reading import with_values
 from kinemic.report import RungReport
 from kinemic.seeding import derive_seed
 from search.config import SamplerConfig, SearchConfig
-from search.failures import OUT_OF_MEMORY, Failure
+from search.failures import INFRASTRUCTURE, OUT_OF_MEMORY, Failure
 from search.messages import first_line
 from search.space import Domain, Scalar, contains, ordered, published_values, space_hash
+from search.storage import PatientStorage
 from search.urls import resolve, sqlite_url
 
 _FIXED, _ROLE, _RUNG, _DECISION, _LEADER = "fixed", "role", "rung:", "decision", "variant_of"
 _FAILURE_KIND, _FAILURE_MESSAGE, _ENLARGED, _MEMORY = "failure_kind", "failure_message", "enlarged", "memory"
+_FAULT = "fault"  # of the machine, that a trial waits out
 _SEARCHED = "searched_seconds"  # of the study
 PUBLISHED = "published"
 
@@ -47,7 +49,7 @@ def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain]
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = storage_url(config, folder)
-    storage = _open_storage(url)
+    storage = _open_storage(url, config.patience)
     try:
         study = optuna.create_study(
             study_name=study_name(config, space),
@@ -72,7 +74,7 @@ def open_study(config: SearchConfig, folder: Path, name: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = storage_url(config, folder)
     try:
-        return optuna.load_study(study_name=name, storage=_open_storage(url))
+        return optuna.load_study(study_name=name, storage=_open_storage(url, config.patience))
     except KeyError as error:
         raise KinemicError(
             f"{url} holds no study {name!r}; the search {config.name!r} has no trials to show"
@@ -167,6 +169,23 @@ def failure(trial: FrozenTrial) -> Failure | None:
     return Failure(attrs[_FAILURE_KIND], attrs[_FAILURE_MESSAGE]) if _FAILURE_KIND in attrs else None
 
 
+def fault(trial: FrozenTrial) -> Failure | None:
+    """Return the fault of the machine that a trial waits out, None where it has met none since its last report."""
+    message = trial.user_attrs.get(_FAULT)
+    return Failure(INFRASTRUCTURE, message) if message and not trial.state.is_finished() else None
+
+
+def keep_fault(trial: optuna.Trial, fault: Failure) -> None:
+    """Record the fault of the machine that a trial waits out."""
+    trial.set_user_attr(_FAULT, fault.message)
+
+
+def forget_fault(trial: optuna.Trial) -> None:
+    """Record that a trial gets on again."""
+    if trial.user_attrs.get(_FAULT):
+        trial.set_user_attr(_FAULT, None)
+
+
 def tell_failure(trial: optuna.Trial) -> None:
     """End a trial by the failure that was kept: FAIL, or for out of memory as infeasible.
 
@@ -242,9 +261,9 @@ def _frozen(trial: optuna.Trial) -> FrozenTrial:
     return trial.study.get_trials(deepcopy=False)[trial.number]
 
 
-def _open_storage(url: str) -> optuna.storages.BaseStorage:
+def _open_storage(url: str, patience: float) -> optuna.storages.BaseStorage:
     try:
-        return optuna.storages.get_storage(resolve(url))
+        return optuna.storages.get_storage(PatientStorage(resolve(url), patience))
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, OSError) as error:
         raise ConfigError(
             f"storage {url}: cannot be opened ({first_line(error)}); give a URL such as sqlite:///PATH"

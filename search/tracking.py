@@ -61,6 +61,7 @@ class _Child:
     seconds: float = 0.0
     rungs: int = 0
     tables: list[str] = field(default_factory=list)  # files that are logged as tables
+    waits: bool = False  # tagged with a fault of the machine
 
 
 class Tracker:
@@ -99,6 +100,11 @@ class Tracker:
         """Log a rung's metrics in one request, at the report's own step."""
         child = self._children[number]
         self._outbox.put(lambda: self._log_rung(child, report))
+
+    def log_fault(self, number: int, fault: Failure) -> None:
+        """Tag a trial's run with the fault of the machine that it waits out, until its next rung."""
+        child = self._children[number]
+        self._outbox.put(lambda: self._log_fault(child, fault))
 
     def end_trial(self, number: int, status: str, workdir: Path, failure: Failure | None) -> None:
         """End a trial's run as FINISHED, KILLED (pruned) or FAILED, with the files of its ``artifacts`` folder."""
@@ -161,7 +167,7 @@ class Tracker:
             where = runs_where(self._identity, ROLE_TAG, "trial")
             page = self._client.search_runs([self._experiment], where, page_token=token)
             for run in page:
-                child = _Child(run.info.run_id, run.info.status)
+                child = _Child(run.info.run_id, run.info.status, waits=FAILURE_TAG in run.data.tags)
                 if child.status not in _ENDED or run.data.tags.get(STATE_TAG) == "interrupted":
                     child.status = "RUNNING"
                     history = self._client.get_metric_history(child.run_id, "dev_accuracy")
@@ -203,9 +209,16 @@ class Tracker:
         seconds, now = child.seconds + sum(report.seconds.values()), _now()
         metrics = [Metric(key, value, now, report.step) for key, value in rung_metrics(report, seconds).items()]
         tags = {DEVICE_TAG: report.device} | ({WARNINGS_TAG: "; ".join(report.warnings)} if report.warnings else {})
+        if child.waits:
+            tags |= _failure_tags(Failure("", ""))
         self._client.log_batch(child.run_id, metrics=metrics, tags=[RunTag(*tag) for tag in tags.items()])
         child.steps.add(report.step)
+        child.waits = False
         child.seconds, child.rungs = seconds, child.rungs + 1
+
+    def _log_fault(self, child: _Child, fault: Failure) -> None:
+        self._client.log_batch(child.run_id, tags=[RunTag(*tag) for tag in _failure_tags(fault).items()])
+        child.waits = True
 
     def _end(self, child: _Child, status: str, failure: Failure | None) -> None:
         if not child.rungs:  # a trial that failed before its first rung ends with the same keys as every other
@@ -217,7 +230,7 @@ class Tracker:
         if child.tables:
             tags[_TABLES_TAG] = json.dumps([{"path": name, "type": "table"} for name in child.tables])
         if failure is not None:
-            tags |= {FAILURE_TAG: failure.kind, f"{FAILURE_TAG}.message": failure.message}
+            tags |= _failure_tags(failure)
         self._client.log_batch(child.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         self._client.set_terminated(child.run_id, status)
 
@@ -294,6 +307,10 @@ def _find_parent(client: MlflowClient, experiment_id: str, identity: str) -> Run
     where = runs_where(identity, ROLE_TAG, "search")
     found = client.search_runs([experiment_id], where, max_results=1)
     return found[0] if found else None
+
+
+def _failure_tags(failure: Failure) -> dict[str, str]:
+    return {FAILURE_TAG: failure.kind, f"{FAILURE_TAG}.message": failure.message}
 
 
 def _now() -> int:

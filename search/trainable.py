@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import ray
 from ray import tune
 
 from kinemic.config import TrialConfig, TrialSeeds
-from kinemic.errors import KinemicError
+from kinemic.errors import InfrastructureError, KinemicError
 from kinemic.files import write_text
 from kinemic.progress import Progress, ProgressCallback
 from kinemic.reading import with_values
@@ -77,7 +78,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         """Run to the next rung; a failure that is foreseen is a result, anything else is a bug that Ray reports."""
         try:
             report = next(self._rungs)
-        except (KinemicError, MemoryError, RuntimeError) as error:
+        except (KinemicError, MemoryError, RuntimeError, OSError) as error:
             failure = classify(error)
             if failure.kind == BUG:
                 raise
@@ -96,8 +97,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self._rungs = iter(())
         release_memory()
-        workdir = self._work.trials_folder / f"{config['number']:04d}"
-        workdir.mkdir(parents=True, exist_ok=True)
+        workdir = self._work.trials_folder / f"{config['number']:04d}"  # made by its first write, which may be refused
         self._replayed = len(list(workdir.glob(REPORTS)))
         trial = with_values(self._work.base, config["values"])
         progress = ProgressFile(workdir / PROGRESS_FILE)
@@ -118,7 +118,10 @@ class ProgressFile:
             return
         self._last, self._stage = now, progress.stage
         # A worker whose driver was killed may for a moment write beside the one that goes on with its trial.
-        write_text(self._path, json.dumps({"stage": progress.stage, "done": progress.done, "total": progress.total}))
+        with suppress(InfrastructureError):  # a trial does not stop for what is only shown
+            write_text(
+                self._path, json.dumps({"stage": progress.stage, "done": progress.done, "total": progress.total})
+            )
 
 
 def read_progress(workdir: Path) -> Progress | None:

@@ -62,6 +62,8 @@ class Untracked:
 
     def log_rung(self, number: int, report: RungReport) -> None: ...
 
+    def log_fault(self, number: int, fault: Failure) -> None: ...
+
     def end_trial(self, number: int, status: str, workdir: Path, failure: Failure | None) -> None:
         assert number not in self.ended
         self.ended[number] = (status, failure)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from kinemic import checkpoint
-from kinemic.errors import CheckpointError
+from kinemic.errors import CheckpointError, InfrastructureError, KinemicError, UnwritableError
 
 META = {"kind": "test", "classes": ["wave", "kick"], "seed": 3, "nested": {"rate": 0.1}}
 
@@ -21,7 +21,7 @@ def saved(path: Path) -> Path:
     return path
 
 
-def one_line(error: pytest.ExceptionInfo[CheckpointError], path: Path) -> str:
+def one_line(error: pytest.ExceptionInfo[KinemicError], path: Path) -> str:
     text = str(error.value)
     assert "\n" not in text
     assert str(path) in text
@@ -50,7 +50,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint.os, "fsync", fail)
-    with pytest.raises(CheckpointError, match="No space left") as error:
+    with pytest.raises(InfrastructureError, match="No space left") as error:
         checkpoint.save(path, {"weight": torch.ones(1)}, {})
     one_line(error, path)
     assert checkpoint.load(path)[1] == META
@@ -127,7 +127,7 @@ def test_missing_foreign_and_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CheckpointError, match="cannot be written") as error:
+    with pytest.raises(UnwritableError, match="cannot be written") as error:
         saved(tmp_path / "file" / "a.safetensors")
     one_line(error, tmp_path)
 
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(UnwritableError, match="cannot be written"):
         saved(tmp_path / "a.safetensors")
 
 

@@ -16,7 +16,7 @@ GROUP = '''
 import errno
 import warnings
 import click
-from kinemic.errors import DataError
+from kinemic.errors import DataError, InfrastructureError, UnwritableError
 
 @click.command()
 @click.argument("what")
@@ -29,6 +29,12 @@ def group(what):
         raise DataError("clips.npy: expected 263 features,\\n got 100; prepare it again")
     if what == "full":
         raise OSError(errno.ENOSPC, "No space left on device", "runs/a")
+    if what == "denied":
+        raise OSError(errno.EACCES, "Permission denied", "runs/a")
+    if what == "machine":
+        raise InfrastructureError("runs/a: cannot be written")
+    if what == "place":
+        raise UnwritableError("/a: cannot be written")
     if what == "bug":
         raise ValueError("what is this")
     if what == "ctrl-c":
@@ -63,7 +69,10 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("what", "code", "line"),
     [
         ("data", 2, "error: clips.npy: expected 263 features, got 100; prepare it again"),
-        ("full", 2, "error: runs/a: No space left on device"),
+        ("full", 1, "error: runs/a: No space left on device"),
+        ("denied", 2, "error: runs/a: Permission denied"),
+        ("machine", 1, "error: runs/a: cannot be written"),
+        ("place", 2, "error: /a: cannot be written"),
         ("ctrl-c", 130, "interrupted"),
         ("resumable", 130, "stopped; go on with: kinemic search run demo.yaml"),
         ("bug", 1, "error: ValueError: what is this (unexpected; run again with `kinemic --debug ...` to see where)"),

@@ -14,7 +14,7 @@ import pytest
 
 from kinemic.data.corpus import VERSION, Clip, Corpus, is_current
 from kinemic.data.packing import pack
-from kinemic.errors import DataError
+from kinemic.errors import DataError, UnwritableError
 from kinemic.motion import Statistics
 from kinemic.skeleton import NUM_FEATURES
 
@@ -282,7 +282,7 @@ def test_two_writers_at_once_leave_one_whole_corpus(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(UnwritableError, match="cannot be written"):
         write(tmp_path / "file" / "c")
 
 

@@ -18,6 +18,7 @@ from kinemic.data.copies import moved_digests
 from kinemic.data.corpus import CAPTIONS, CLIPS, META, SMALL_FILES, VERSION, Clip, Role, digest_of_meta, is_corpus
 from kinemic.digests import digest_bytes, digest_of
 from kinemic.errors import DataError
+from kinemic.faults import writing
 from kinemic.motion import Statistics, compute_statistics
 from kinemic.skeleton import NUM_FEATURES
 
@@ -88,20 +89,18 @@ def replacing_folder(path: Path, keep_existing: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of ``path`` when the block ends without an error.
 
     ``keep_existing`` leaves a folder alone that someone else finished meanwhile. Raises DataError where ``path`` holds
-    something that is not a corpus, and where the place can't be written to.
+    something that is not a corpus, and InfrastructureError where the machine refuses the write.
     """
     if path.exists() and not is_corpus(path) and (not path.is_dir() or any(path.iterdir())):
         raise DataError(f"{path}: exists and is not a packed corpus; give another place")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise DataError(f"{path.parent}: cannot be written to ({error.strerror}); give another place") from error
-    with temporary as room:
-        fresh = Path(room) / "fresh"
-        fresh.mkdir()
-        yield fresh
-        _move(fresh, path, Path(room), keep_existing)
+        prefix = f".{path.name}-"
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix, ignore_cleanup_errors=True) as room:
+            fresh = Path(room) / "fresh"
+            fresh.mkdir()
+            yield fresh
+            _move(fresh, path, Path(room), keep_existing)
 
 
 def _move(fresh: Path, path: Path, room: Path, keep_existing: bool) -> None:

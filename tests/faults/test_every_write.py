@@ -71,7 +71,7 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Callable[[], MortalStorage]:
 
     def make() -> MortalStorage:
         made = MortalStorage()
-        monkeypatch.setattr(studies, "_open_storage", lambda url: made)
+        monkeypatch.setattr(studies, "_open_storage", lambda *_: made)
         return made
 
     return make
