@@ -17,6 +17,7 @@ import tomllib
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -154,7 +155,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _fail(code: int, error: BaseException, line: str) -> int:
     if _debugging():
         click.echo(without_secrets("".join(traceback.format_exception(error))), err=True, nl=False)
-    click.echo(_one_line(line), err=True)
+    with suppress(OSError):  # the terminal was closed
+        click.echo(_one_line(line), err=True)
     return code
 
 

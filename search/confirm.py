@@ -32,7 +32,7 @@ from search.board import board_of
 from search.config import ConfirmConfig, SearchConfig
 from search.confirmation import Confirmation, Correct, Look, choose_winner, dev_row, load, store, tested_row
 from search.folder import SearchFolder
-from search.resources import connected, share, sigterm_as_ctrl_c
+from search.resources import connected, share
 from search.sitting import Opened, Sat, Sitting, Watch, search_command, sit
 from search.space import resolve_space
 from search.status import trial_rows
@@ -84,18 +84,16 @@ def confirm(
     def body(sitting: Sitting) -> Confirmation:
         stored = load(opened.folder.confirmation_file)
         if stored is None or not _is_of(stored, planned):
-            with connected(opened.config.resources.address), sigterm_as_ctrl_c():
+            with connected(opened.config.resources.address):
                 stored = _test(planned, _run_on_dev(planned, sitting), again, without_failed)
         tags = {CONFIRMED_TAG: stored.winning_row.title}
         sitting.tracker.log_parent(stored.metrics(), tags, {"confirmation.json": stored.model_dump_json(indent=1)})
         board_of(sitting, runs).update(trial_rows(opened.study), last=True)
         return stored
 
-    def advice() -> str:
-        return f"stopped, finished runs are kept; go on with `{search_command('confirm', runs, name)}`"
-
+    command, kept = search_command("confirm", runs, name), "stopped, finished runs are kept"
     # A refused confirmation does not make the search a failed one.
-    return sit(opened, runs, body, advice, run_trial=run_trial, watch=watch, refused="FINISHED")
+    return sit(opened, runs, body, lambda: kept, command, run_trial=run_trial, watch=watch, refused="FINISHED")
 
 
 def choose_clips(

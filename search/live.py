@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
 from types import TracebackType
@@ -39,7 +40,8 @@ class LiveTable:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._live.stop()
+        with suppress(OSError):  # the terminal was closed: no fault of the search's machine
+            self._live.stop()
 
     def searching(self, folder: SearchFolder, budget: int, rows: list[TrialRow]) -> None:
         """Take the trials as they are now; where there is no terminal, say in a line what has ended."""
@@ -56,7 +58,8 @@ class LiveTable:
     def _say(self, line: str) -> None:
         if not self._console.is_terminal and line not in self._said:
             self._said.add(line)
-            self._console.print(line.rstrip(), soft_wrap=True)
+            with suppress(OSError):
+                self._console.print(line.rstrip(), soft_wrap=True)
 
     def _render(self) -> RenderableType:
         shown = [row for row in self._rows if row.state == "running"]

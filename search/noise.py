@@ -30,7 +30,8 @@ from search.config import SamplerConfig, SearchConfig
 from search.folder import SearchFolder
 from search.lock import sole
 from search.noise_report import Design, Measured, Noise, report_of
-from search.resources import connected, share, sigterm_as_ctrl_c
+from search.patience import patiently
+from search.resources import connected, kills_as_ctrl_c, share
 from search.runner import Prepared, prepare
 from search.sitting import tidy
 from search.space import Domain, Scalar, resolve_space, suggest
@@ -64,8 +65,8 @@ def measure(
     keeping = [replace(contender, config=with_values(contender.config, keep)) for contender, _ in found]
     rows = plan(keeping, seeds(config.sampler.seed, design), _place(folder, inputs))
     work = Work(inputs, config.trial, config.seeds, folder.trials, run_trial)
-    with sole(folder.path):
-        failures = _run(config, design, rows, work, progress, say)
+    with sole(folder.path), kills_as_ctrl_c():
+        failures = patiently(lambda: _run(config, design, rows, work, progress, say), config.patience)
     whole = [
         Measured(contender.key, contender.title, values, tuple(tuple(_reports(run)) for run in rows[contender.key]))
         for contender, values in found
@@ -147,7 +148,7 @@ def _run(
     say: Callable[[str], None],
 ) -> dict[str, str]:
     """Run what is not done; returns, for configurations that failed, the first failure of each."""
-    with connected(config.resources.address), sigterm_as_ctrl_c():
+    with connected(config.resources.address):
         part = share(config.resources)
         costs = _Costs([run for row in rows.values() for run in row], part.max_concurrent, progress, say)
         costs.begin(design)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import optuna
 from ray import tune
+from ray.tune import TuneError
 
 from kinemic.errors import KinemicError
+from kinemic.files import need_writable
 from kinemic.progress import ProgressCallback, silent
 from kinemic.report import TrialInputs
 from search import baselines, contenders, tracking
@@ -20,7 +22,8 @@ from search.folder import SearchFolder, State, differences, dump_tracked, find, 
 from search.ledger import Ledger, SearchStoppedError
 from search.lock import sole
 from search.memory import kills_as_actor_deaths
-from search.resources import connected, share, sigterm_as_ctrl_c
+from search.patience import patiently
+from search.resources import connected, share
 from search.scheduler import StudyScheduler
 from search.searcher import StudySearcher
 from search.server import check_reachable, page_of
@@ -32,7 +35,8 @@ from search.tracking import Tracker
 from search.trainable import RunTrial, TrialActor, Work
 
 Prepared = tuple[TrialInputs, int]  # what trials read, and the number of source clips
-_CHANGE_NO_TRIAL = ("confirm", "budget.", "resources.", "stages.")  # settings under which trials stay comparable
+# Settings under which trials stay comparable.
+_CHANGE_NO_TRIAL = ("confirm", "budget.", "resources.", "stages.", "patience")
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,14 @@ def reopen(name: str, runs: Path, *, check_inputs: bool = True, progress: Progre
 def prepare(config: SearchConfig, runs: Path, progress: ProgressCallback) -> Prepared:
     """Prepare what trials read, in ``runs/cache``; returns it with the number of source clips.
 
-    A test split that can't be used is said now, not after days of search.
+    A test split that can't be used is said now, not after days of search. What the machine refuses is waited out, but
+    for a folder that can't be written to at all. Raises KinemicError.
     """
+    need_writable((runs / "cache").resolve())
+    return patiently(lambda: _prepare(config, runs, progress), config.patience)
+
+
+def _prepare(config: SearchConfig, runs: Path, progress: ProgressCallback) -> Prepared:
     from kinemic.data.corpus import Corpus
     from kinemic.data.splits import load_trial_data
     from kinemic.device import resolve_device
@@ -175,12 +185,13 @@ def go_on(
     def body(sitting: Sitting) -> ContenderTable:
         board = board_of(sitting, runs)
         try:
-            with connected(opened.config.resources.address), sigterm_as_ctrl_c():
+            with connected(opened.config.resources.address):
                 return _search(sitting, board, only_contenders)
         except SearchStoppedError as stop:
             raise KinemicError(f"{stop}; mend it, then go on with `{_resume_command(opened, runs)}`") from stop
 
-    sat = sit(opened, runs, body, lambda: _how_to_go_on(opened, runs), run_trial=run_trial, watch=watch)
+    resuming = _resume_command(opened, runs)
+    sat = sit(opened, runs, body, lambda: _kept(opened), resuming, run_trial=run_trial, watch=watch)
     page = page_of(opened.config, runs)
     return Outcome(opened.folder, trial_rows(opened.study), sat.made, page, sat.tracked, sat.refused)
 
@@ -216,7 +227,7 @@ def _search(sitting: Sitting, board: Board, only_contenders: bool) -> ContenderT
 
 
 def run_trials(ledger: Ledger, work: Work, folder: Path) -> None:
-    """Let Ray Tune run what a ledger hands out. Raises SearchStoppedError after bugs in a row."""
+    """Let Ray Tune run what a ledger hands out. Raises what the ledger raises."""
     tuner = tune.Tuner(
         tune.with_parameters(TrialActor, work=work),
         tune_config=tune.TuneConfig(
@@ -234,7 +245,18 @@ def run_trials(ledger: Ledger, work: Work, folder: Path) -> None:
         ),
     )
     with kills_as_actor_deaths():
-        tuner.fit()
+        try:
+            tuner.fit()
+        except TuneError as error:
+            raise _raised_by_us(error) from error
+
+
+def _raised_by_us(error: BaseException) -> BaseException:
+    """Return the error of a callback, of which Tune raises the text alone; the error itself is the context of that."""
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, KinemicError):
+        link = link.__cause__ or link.__context__
+    return link or error
 
 
 def _summarise(tracker: Tracker, study: optuna.Study, table: ContenderTable) -> None:
@@ -267,13 +289,10 @@ def _all_there(inputs: TrialInputs) -> bool:
     return all(path.exists() for name, path in vars(inputs).items() if name not in made_when_needed)
 
 
-def _how_to_go_on(opened: Opened, runs: Path) -> str:
+def _kept(opened: Opened) -> str:
     counted = studies.counts(opened.study)
     ended = sum(count for state, count in counted.items() if state != "running")
-    return (
-        f"stopped after {ended} of {opened.config.budget.trials} trials, all state is kept; "
-        f"go on with `{_resume_command(opened, runs)}`"
-    )
+    return f"stopped after {ended} of {opened.config.budget.trials} trials, all state is kept"
 
 
 def _resume_command(opened: Opened, runs: Path) -> str:

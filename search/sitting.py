@@ -18,6 +18,8 @@ from kinemic.store import GIGABYTE, collect
 from search.config import SearchConfig
 from search.folder import SearchFolder, State
 from search.lock import sole
+from search.patience import OutOfPatienceError, patiently
+from search.resources import kills_as_ctrl_c
 from search.space import Domain
 from search.status import TrialRow
 from search.tracking import Tracker, open_tracker
@@ -85,7 +87,8 @@ def sit(
     opened: Opened,
     runs: Path,
     body: Callable[[Sitting], Made],
-    advice: Callable[[], str],
+    kept: Callable[[], str],
+    command: str,
     *,
     run_trial: RunTrial | None = None,
     watch: Watch | None = None,
@@ -93,18 +96,21 @@ def sit(
 ) -> Sat[Made]:
     """Do something with a search, its runs on the tracking server open and closed again whatever happens.
 
-    Interrupted, it raises KeyboardInterrupt with the line of ``advice``. ``refused`` is the state that the search's own
-    run is left in by an error. Raises KinemicError where another process sits at the search.
+    Interrupted, it raises KeyboardInterrupt with a line that says what is ``kept`` and the ``command`` that goes on.
+    ``refused`` is the state that the search's own run is left in by an error. Where the machine refuses what the body
+    does, it is done again, as after a kill. Raises OutOfPatienceError where that lasts too long, and KinemicError where
+    another process sits at the search.
     """
-    with sole(opened.folder.path):
-        return _sit(opened, runs, body, advice, run_trial, watch or Unwatched(), refused)
+    with sole(opened.folder.path), kills_as_ctrl_c():
+        return _sit(opened, runs, body, kept, command, run_trial, watch or Unwatched(), refused)
 
 
 def _sit(
     opened: Opened,
     runs: Path,
     body: Callable[[Sitting], Made],
-    advice: Callable[[], str],
+    kept: Callable[[], str],
+    command: str,
     run_trial: RunTrial | None,
     watch: Watch,
     refused: str,
@@ -115,8 +121,12 @@ def _sit(
     tracker = open_tracker(uri, config.tracking.experiment, state.identity, config.name, artifacts)
     made, status, patience = list[Made](), refused, _PATIENCE
     try:
-        made.append(body(Sitting(opened, work, tracker, watch)))
+        sitting = Sitting(opened, work, tracker, watch)
+        made.append(patiently(lambda: body(sitting), config.patience))
         status = "FINISHED"
+    except OutOfPatienceError as stop:
+        status = "KILLED"
+        raise OutOfPatienceError(f"{stop}; nothing is lost, go on with `{command}`") from stop
     except KeyboardInterrupt:
         status, patience = "KILLED", _IMPATIENCE
     finally:
@@ -125,7 +135,7 @@ def _sit(
     if not made:
         # Raised out here, where the interruption's frames are gone: they would keep Tune's actors alive.
         gc.collect()
-        raise KeyboardInterrupt(advice())
+        raise KeyboardInterrupt(f"{kept()}; go on with `{command}`")
     return Sat(made[0], delivered, tracker.refused)
 
 

@@ -20,7 +20,8 @@ from search.patience import OutOfPatienceError, patiently
 
 T = TypeVar("T")
 
-_POSTGRES = {"connect_timeout": 10, "tcp_user_timeout": 30_000}  # s, ms: a server that has lost its power says nothing
+# s and ms: a server that has lost its power says nothing.
+_POSTGRES: dict[str, float] = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 _SETTINGS: dict[str, dict[str, float]] = {  # of drivers, where the address has no other
     "pysqlite": {"timeout": 1.0},  # s, that SQLite itself waits for a lock, in silence
     "psycopg": _POSTGRES,

@@ -23,8 +23,10 @@ from kinemic.report import RungReport, TrialInputs
 SOURCE_CLIPS = 600
 TRACE = "calls.txt"  # one line a rung that was really computed, in the trial's folder
 
-# Bank sizes that make a trial fail in one way or another, the last two at its second rung.
-DIVERGES, HAS_A_BUG, DIES, FINDS_NOTHING, RUNS_OUT, NEEDS_MORE = range(13, 19)
+SHARED = "shared"  # a folder beside the inputs, to which a trial of WRITES writes at its second rung
+
+# Bank sizes that make a trial fail in one way or another, the last three at its second rung.
+DIVERGES, HAS_A_BUG, DIES, FINDS_NOTHING, RUNS_OUT, NEEDS_MORE, WRITES = range(13, 20)
 
 
 def inputs(folder: Path) -> TrialInputs:
@@ -58,6 +60,8 @@ def run_trial(
             continue
         progress(Progress("adapt", steps, total))
         fail(config.loss.bank_size, rung, workdir)
+        if config.loss.bank_size == WRITES and rung == 1:
+            write_text(trial_inputs.source.parent / SHARED / workdir.name, "a stage")
         report = RungReport(
             rung=rung,
             steps=steps,

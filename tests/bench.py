@@ -52,6 +52,7 @@ class Untracked:
 
     def __init__(self) -> None:
         self.ended: dict[int, tuple[str, Failure | None]] = {}
+        self.faults: set[int] = set()  # trials that waited one out
 
     def is_ended(self, number: int) -> bool:
         return number in self.ended
@@ -62,7 +63,8 @@ class Untracked:
 
     def log_rung(self, number: int, report: RungReport) -> None: ...
 
-    def log_fault(self, number: int, fault: Failure) -> None: ...
+    def log_fault(self, number: int, fault: Failure) -> None:
+        self.faults.add(number)
 
     def end_trial(self, number: int, status: str, workdir: Path, failure: Failure | None) -> None:
         assert number not in self.ended

@@ -88,7 +88,7 @@ def test_shared_stages_that_cant_be_removed_leave_no_run_running(tmp_path: Path,
     (tmp_path / "stages" / "adapted" / "not-a-file.safetensors").mkdir(parents=True)
     inputs = replace(analytic.inputs(tmp_path), stages=tmp_path / "stages")
     opened = runner.start(of(stages={"limit_gb": 0}), tmp_path, prepared=(inputs, analytic.SOURCE_CLIPS))
-    assert sit(opened, tmp_path, lambda sitting: "made", str).made == "made"
+    assert sit(opened, tmp_path, lambda sitting: "made", str, "").made == "made"
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
         assert store.execute("select status from runs").fetchall() == [("FINISHED",)]
 

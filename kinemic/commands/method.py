@@ -9,10 +9,11 @@ import click
 from rich.table import Table
 
 from kinemic.commands.generation import Generation, generation_options
-from kinemic.commands.options import experiment_options, interruptible, need_writable
+from kinemic.commands.options import experiment_options, interruptible
 from kinemic.config import ExperimentConfig
 from kinemic.console import console, progress_bars, show_warnings
 from kinemic.errors import DataError
+from kinemic.files import need_writable
 from kinemic.reading import load_experiment
 from kinemic.report import RungReport, TrialInputs, mean, shown, standard_error
 

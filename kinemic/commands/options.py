@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-
-from kinemic.errors import ConfigError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -40,16 +37,6 @@ def experiment_options(command: Command) -> Command:
     ):
         command = decorator(command)
     return command
-
-
-def need_writable(folder: Path) -> None:
-    """Make a folder, before hours of work go into it. Raises ConfigError where it can't be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigError(f"--out {folder}: cannot be written to ({error.strerror}); give another folder") from error
 
 
 @contextmanager

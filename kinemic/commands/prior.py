@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from kinemic.commands.options import experiment_options, interruptible, need_writable
+from kinemic.commands.options import experiment_options, interruptible
 from kinemic.console import console, progress_bars
 from kinemic.errors import ConfigError
-from kinemic.files import replacing
+from kinemic.files import need_writable, replacing
 from kinemic.reading import load_experiment
 
 DEFAULT_ENCODER = "open_clip-ViT-B-32-openai"
