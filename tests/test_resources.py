@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,10 @@ from optuna.trial import TrialState
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
-from kinemic.errors import KinemicError
+from kinemic.errors import InfrastructureError, KinemicError
 from search.config import ResourcesConfig
 from search.ledger import _Open
-from search.resources import connected, share
+from search.resources import connected, kills_as_ctrl_c, share
 from search.runner import run_trials
 from search.shares import Resources, Share, asked, divide
 from search.trainable import Work
@@ -99,6 +100,58 @@ def test_what_the_ledger_lets_start_finds_room_wherever_the_others_lie(
         started += 1
         ledger._open[started] = _Open(None, wanted)  # type: ignore[arg-type]
     assert started > 100
+
+
+@pytest.mark.parametrize(
+    ("address", "variable", "line"),
+    [
+        (
+            None,
+            "http://127.0.0.1:8265",
+            r"no Ray cluster at RAY_ADDRESS=http://127\.0\.0\.1:8265: .*; unset RAY_ADDRESS to",
+        ),
+        (
+            None,
+            "127.0.0.1:9",
+            r"no Ray cluster at RAY_ADDRESS=127\.0\.0\.1:9: .*Connection refused; unset RAY_ADDRESS to",
+        ),
+        (
+            None,
+            "nonsense",
+            r"no Ray cluster at RAY_ADDRESS=nonsense: .*; unset RAY_ADDRESS to use this machine alone, or",
+        ),
+        ("127.0.0.1:9", "", r"no Ray cluster at 127\.0\.0\.1:9: .*; leave it out, or set it to the HOST:PORT of"),
+    ],
+)
+def test_an_address_that_is_no_cluster_is_one_line_that_names_where_it_came_from(
+    address: str | None, variable: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    with pytest.raises(KinemicError, match=line) as caught, connected(address):
+        pytest.fail("there is no cluster")
+    assert (caught.value.exit_code, "\n" in str(caught.value)) == (2, False)
+
+
+def test_a_ray_that_does_not_start_here_is_the_machines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    with pytest.raises(InfrastructureError, match="Ray does not start on this machine: ") as caught, connected(None):
+        pytest.fail("Ray has started")
+    assert (caught.value.exit_code, "\n" in str(caught.value)) == (1, False)
+
+
+def test_a_closed_terminal_is_ctrl_c_unless_that_is_ignored_as_under_nohup() -> None:
+    for polite in (signal.SIGTERM, signal.SIGHUP):
+        with pytest.raises(KeyboardInterrupt), kills_as_ctrl_c():
+            signal.raise_signal(polite)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with kills_as_ctrl_c():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from search import study as studies
 from search.again import fresh_seeds
 from search.config import SearchConfig, validate
 from search.folder import SearchFolder, find
+from search.patience import OutOfPatienceError
 from search.resources import connected
 from search.runner import Outcome
 from search.status import TrialRow
@@ -185,7 +186,7 @@ class Interrupts:
     def contending(self, done: int, total: int) -> None: ...
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGHUP])
 def test_an_interrupted_search_is_resumed_with_nothing_lost_or_doubled(by: signal.Signals, runs: Path) -> None:
     name = f"broken-{by.name.lower()}"
     opened = runner.start(search(name, 6), runs, prepared=(analytic.inputs(runs), analytic.SOURCE_CLIPS))
@@ -213,6 +214,56 @@ def test_an_interrupted_search_is_resumed_with_nothing_lost_or_doubled(by: signa
     for run_, trial in zip(children, trials, strict=True):
         assert run_.data.tags["kinemic.state"] == trial.state.name.lower()
         assert run_.data.metrics["steps"] == max(trial.intermediate_values)
+
+
+class Locks:
+    """Holds the study once the trials have made so many reports, as another process would, until it is released."""
+
+    def __init__(self, after: int) -> None:
+        self.left, self.holder = after, None
+
+    def searching(self, folder: SearchFolder, budget: int, rows: list[TrialRow]) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.holder = sqlite3.connect(folder.path / "study.db")
+            self.holder.execute("BEGIN EXCLUSIVE")
+
+    def contending(self, done: int, total: int) -> None: ...
+
+
+def test_a_study_that_stays_locked_stops_the_search_with_one_line_and_a_resume_loses_nothing(runs: Path) -> None:
+    config = search("locked", 4, patience=0)
+    opened = runner.start(config, runs, prepared=(analytic.inputs(runs), analytic.SOURCE_CLIPS))
+    locks = Locks(6)
+    line = (
+        r"^waited 0 s in vain: study in sqlite:///.*/locked/study\.db: database is locked; nothing is lost, "
+        r"go on with `kinemic search resume locked --runs .*`$"
+    )
+    with pytest.raises(OutOfPatienceError, match=line):
+        runner.go_on(opened, runs, run_trial=analytic.run_trial, watch=locks)
+    assert locks.holder is not None
+    locks.holder.close()
+    parent, children = tracked(runs, opened.folder)
+    assert {run.info.status for run in (parent, *children)} <= {"FINISHED", "KILLED"}
+    trials = trials_of(runner.resume("locked", runs, run_trial=analytic.run_trial).folder)
+    assert [t.number for t in trials] == list(range(4))
+    assert {t.state for t in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert all(trace(opened.folder, t.number) == list(t.intermediate_values) for t in trials)
+
+
+def test_what_the_search_itself_cannot_write_is_waited_for(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = search("blocked-table", 1, patience=30)
+    opened = runner.start(config, runs, prepared=(analytic.inputs(runs), analytic.SOURCE_CLIPS))
+    opened.folder.contenders_file.mkdir()
+
+    class Unblocks(Interrupts):
+        def contending(self, done: int, total: int) -> None:
+            if caplog.messages and opened.folder.contenders_file.is_dir():
+                opened.folder.contenders_file.rmdir()
+
+    outcome = runner.go_on(opened, runs, run_trial=analytic.run_trial, watch=Unblocks(0, signal.SIGINT))
+    assert "contenders.json: cannot be written (Is a directory)" in caplog.messages[0]
+    assert contenders.load(opened.folder.contenders_file) == outcome.table
 
 
 def test_failures_have_a_kind_and_fail_alone(runs: Path) -> None:

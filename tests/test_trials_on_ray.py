@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,66 +194,71 @@ def blocked(folder: Path) -> Path:
 def writing(**more: Any) -> SearchConfig:
     banks = {"type": "categorical", "choices": [60, analytic.WRITES]}
     settings = {"space": {**SPACE, "loss.bank_size": banks}, "pruner": "none", "sampler": {"kind": "random", "seed": 2}}
-    return search(**settings, budget={"trials": 5}, **more)
+    return search(**settings, budget={"trials": 3}, **more)
 
 
 def test_trials_whose_writes_are_refused_wait_and_go_on_from_their_last_rung(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench = Bench(writing(patience=20.0), tmp_path, share=share(ResourcesConfig(cpus=0.5, gpus=0)))
+    bench = Bench(writing(patience=30.0), tmp_path, share=share(ResourcesConfig(cpus=0.5, gpus=0)))
     place = blocked(bench.folder / "trials")
     shown: list[list[TrialRow]] = []
-    bench.ledger._changed = lambda: shown.append(trial_rows(bench.study))
-    later = threading.Timer(4.0, place.unlink)
-    later.start()
+
+    def changed() -> None:
+        shown.append(trial_rows(bench.study))
+        if len(caplog.messages) == 2 and place.is_file():
+            place.unlink()
+
+    bench.ledger._changed = changed
     trials = run(bench)
-    later.join()
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 5
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
     waited = {t.number for t in trials if t.params.get("loss.bank_size") == analytic.WRITES}
-    assert waited
-    assert bench.tracker.faults == waited
+    assert waited >= bench.tracker.faults > set()
     for trial in trials:
         assert [steps for steps, _ in analytic.recorded(bench.ledger.workdir(trial.number))] == RUNGS
     faults = [row for rows in shown for row in rows if row.failure_kind]
     assert {(row.failure_kind, row.state, row.steps) for row in faults} == {(INFRASTRUCTURE, "running", RUNGS[0])}
     assert not any(row.failure_kind for row in shown[-1])
-    line = rf"waiting, for another 20 s at most: trial \d: {place}/\d+: cannot be written \(File exists\)"
+    line = rf"waiting, for another 30 s at most: trial \d: {place}/\d+: cannot be written \(File exists\)"
     assert re.match(line, caplog.messages[0])
 
 
 def test_a_fault_that_stays_stops_the_search_with_a_line_and_a_resume_loses_nothing(tmp_path: Path) -> None:
-    bench = Bench(writing(patience=0.5), tmp_path)
+    bench = Bench(writing(patience=0), tmp_path)
     place = blocked(bench.folder / "trials")
-    with pytest.raises(OutOfPatienceError, match=r"^waited 0\.5 s in vain: trial \d: .*: cannot be written") as caught:
+    with pytest.raises(OutOfPatienceError, match=r"^waited 0 s in vain: trial \d: .*: cannot be written") as caught:
         run(bench)
     assert (caught.value.exit_code, "\n" in str(caught.value)) == (1, False)
     assert TrialState.FAIL not in {trial.state for trial in bench.study.get_trials()}
     place.unlink()
     bench.ledger = bench.sitting()
     trials = run(bench)
-    assert [(trial.number, trial.state) for trial in trials] == [(k, TrialState.COMPLETE) for k in range(5)]
+    assert [(trial.number, trial.state) for trial in trials] == [(k, TrialState.COMPLETE) for k in range(3)]
     for trial in trials:
         assert [steps for steps, _ in analytic.recorded(bench.ledger.workdir(trial.number))] == RUNGS
 
 
-def test_a_run_on_fresh_seeds_whose_writes_are_refused_waits_too(tmp_path: Path) -> None:
+def test_a_run_on_fresh_seeds_whose_writes_are_refused_waits_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = search()
     found = [
         Contender(key, key, with_values(config.trial, {"loss.bank_size": bank}))
         for key, bank in {"other": 60, "writes": analytic.WRITES}.items()
     ]
-    runs = plan(found, [fresh_seeds(0, "test", k, judges=2) for k in range(2)], tmp_path / "again")
+    runs = plan(found, [fresh_seeds(0, "test", 0, judges=2)], tmp_path / "again")
     work = Work(analytic.inputs(tmp_path), config.trial, config.seeds, tmp_path, analytic.run_trial)
     part, place = share(ResourcesConfig(cpus=0.5, gpus=0)), blocked(tmp_path)
     with pytest.raises(OutOfPatienceError, match="waited 0 s in vain: writes-0-"):
         run_all(runs, work, part)
-    later = threading.Timer(1.0, place.unlink)
-    later.start()
-    results = run_all(runs, work, part, patience=20.0)
-    later.join()
+
+    def changed(done: int, total: int) -> None:
+        if caplog.messages and place.is_file():
+            place.unlink()
+
+    results = run_all(runs, work, part, changed, patience=30.0)
     assert {key: failure_lines(row) for key, row in results.items()} == {"other": (), "writes": ()}
-    for each in runs["writes"]:
-        assert [steps for steps, _ in analytic.recorded(each.workdir)] == RUNGS
+    assert [steps for steps, _ in analytic.recorded(runs["writes"][0].workdir)] == RUNGS
 
 
 def test_a_trial_goes_on_where_the_device_is_another_one(tmp_path: Path) -> None:
