@@ -14,8 +14,8 @@ from contextlib import contextmanager
 import ray
 
 from kinemic.errors import InfrastructureError, KinemicError
-from search.config import ResourcesConfig
 from kinemic.redaction import without_secrets
+from search.config import ResourcesConfig
 from search.shares import Resources, Share, asked, divide
 
 _ANSWERS_S = 5.0  # seconds for a cluster to answer
