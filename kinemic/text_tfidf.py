@@ -22,6 +22,7 @@ from kinemic.config import MOST_NUMBERS
 from kinemic.digests import digest_of
 from kinemic.documents import parse_json
 from kinemic.errors import CheckpointError, DataError
+from kinemic.files import replacing
 
 if TYPE_CHECKING:
     from kinemic.text import TextEncoder
@@ -129,7 +130,8 @@ class TfidfEncoder:
         folder.mkdir(parents=True, exist_ok=True)
         state = {"id": self.id, "dim": self.dim, "vocabulary": self.vocabulary, "digest": self._digest()}
         (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
-        save_file({"idf": self.idf_V, "components": np.ascontiguousarray(self.components_RV)}, folder / ARRAYS)
+        with replacing(folder / ARRAYS) as fresh:  # safetensors itself would keep it from all others
+            save_file({"idf": self.idf_V, "components": np.ascontiguousarray(self.components_RV)}, fresh)
 
     @classmethod
     def load(cls, folder: Path) -> TfidfEncoder:

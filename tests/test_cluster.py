@@ -46,6 +46,7 @@ TINY = (
     "contenders.seeds=2",
     "budget.trials=2",
 )
+CANARY, TOKEN = "c4nary-of-the-study", "0123456789abcdef" * 4
 START_S = 60  # a job starts in 5 to 9 s; a busy machine takes longer
 
 
@@ -276,9 +277,10 @@ def head() -> Iterator[Head]:
     # Not pytest's folder: Ray's sockets lie below it, and their paths may have 107 characters at most.
     with tempfile.TemporaryDirectory(prefix="kin-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        (folder / "token").write_text("0123456789abcdef" * 4)
+        (folder / "token").write_text(TOKEN)
         (folder / "token").chmod(0o600)
         env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        env |= {"STUDY": f"sqlite:///{folder / CANARY}.db"}  # known where Ray was started, and nowhere else
         env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "HOME": name}
         # The entrypoint's python is the one of the shell that starts Ray.
         env |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
@@ -292,7 +294,7 @@ def head() -> Iterator[Head]:
         try:
             address = f"http://127.0.0.1:{dashboard}"
             wait_for_dashboard(address, process, folder / "log")
-            yield Head(address, env, folder)
+            yield Head(address, {name: value for name, value in env.items() if name != "STUDY"}, folder)
         finally:
             end_session(process)
 
@@ -437,7 +439,7 @@ def test_a_search_that_wants_an_absent_gpu_is_refused_before_anything_is_uploade
 def test_the_demo_search_is_submitted_stopped_and_submitted_again_where_it_was(head: Head) -> None:
     runs = head.folder / "runs"
     command = ["submit", str(DEMO), "--runs", str(runs), "--start-timeout", "50"]
-    for setting in TINY:
+    for setting in (*TINY, "storage=${STUDY}"):
         command += ["--set", setting]
     begun = head.kinemic(*command)
     assert begun.returncode == 0, begun.stderr
@@ -458,6 +460,32 @@ def test_the_demo_search_is_submitted_stopped_and_submitted_again_where_it_was(h
     assert "demo-2: SUCCEEDED" in ended.stdout
     assert "published" in ended.stdout  # the contenders' table
     assert (first_rung.read_text(), first_rung.stat().st_mtime_ns) == (report, written)
+
+    assert (head.folder / f"{CANARY}.db").is_file()
+    jobs = head.job("print(client.list_jobs())")  # entrypoints, metadata, environments
+    assert "storage=${STUDY}" in jobs
+    processes = b"".join(file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if file.exists())
+    for secret in (CANARY, TOKEN):
+        assert secret not in jobs + ended.stdout + begun.stdout
+        assert secret.encode() not in processes
+        assert holding(head.folder, secret) <= {"token"}
+
+
+def holding(folder: Path, secret: str) -> set[str]:
+    """Return the files, Ray's logs and uploads among them, that hold a text."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.name for path in files if secret.encode() in path.read_bytes()}
+
+
+def test_a_password_in_the_file_or_in_a_setting_is_not_submitted(tmp_path: Path) -> None:
+    nowhere = Head("http://127.0.0.1:1", dict(os.environ), Path())
+    literal = "storage=postgresql://me:c4nary@host/db"
+    file = tmp_path / "noted.yaml"
+    file.write_text(f"{DEMO.read_text()}\n# storage: postgresql://me:c4nary@host/db\n")
+    for command in ([str(DEMO), "--set", literal, "--set", "storage=null"], [str(file)]):
+        done = nowhere.kinemic("submit", *command)
+        assert_one_line(done, "holds a password or token", "${file:PATH}")
+        assert "c4nary" not in done.stderr
 
 
 def test_bad_input_is_refused_without_asking_the_cluster() -> None:

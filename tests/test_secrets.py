@@ -67,7 +67,7 @@ def left(postgres: str, empty_store: Path, tmp_path_factory: pytest.TempPathFact
         tracking = {"uri": uri.replace("://", "://me:${TRACKING}@")}
         trial = TOY["trial"] | {"adapt": TOY["trial"]["adapt"] | {"rungs": [1]}}
         small = {"trial": trial, "space": SPACE, "seeds": {"judge": [0]}, "contenders": {"seeds": 2}}
-        config = TOY | small | {"name": "mine", "storage": storage, "tracking": tracking, "budget": {"trials": 2}}
+        config = TOY | small | {"name": "mine", "storage": storage, "tracking": tracking, "budget": {"trials": 1}}
         files = {"mine.yaml": config, "away.yaml": config | {"name": "away", "storage": _away("TRACKING")}}
         for name, values in files.items():
             (store / name).write_text(yaml.safe_dump(values))
