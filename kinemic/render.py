@@ -124,7 +124,16 @@ class _Page:
         axes.add_collection(LineCollection(list(floor), colors=FLOOR, linewidths=0.9))
         for cell in self.cells:
             x = cell.origin[0] - (0.6 if self.align == "left" else 0.0)
-            axes.text(x, cell.origin[1] + below, cell.title, ha=self.align, va="center", fontsize=8, color=INK)
+            axes.text(
+                x,
+                cell.origin[1] + below,
+                cell.title,
+                ha=self.align,
+                va="center",
+                fontsize=8,
+                color=INK,
+                parse_math=False,
+            )
         self.bodies = LineCollection([], linewidths=2.4, capstyle="round")
         axes.add_collection(self.bodies)
         (self.heads,) = axes.plot([], [], "o", color=TRUNK, markersize=7)

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from kinemic import render
+from kinemic.artifacts import confusion_figure
 from kinemic.data import procedural
 from kinemic.errors import DataError
 
@@ -40,6 +41,12 @@ def test_titles_are_written(clips, tmp_path):
     render.strip_png(tmp_path / "named.png", clips, ["a title", "b", "c"])
     with Image.open(tmp_path / "bare.png") as bare, Image.open(tmp_path / "named.png") as named:
         assert pixels_near(named, render.INK) > pixels_near(bare, render.INK)
+
+
+def test_a_name_is_no_formula(clips, tmp_path):
+    name = r"$\frac{$ \x1b <b>"
+    render.strip_png(tmp_path / "a.png", clips[:1], [name])
+    confusion_figure(np.eye(2), (name, "kick")).savefig(tmp_path / "b.png")
 
 
 def test_a_gif_has_a_frame_for_every_frame_of_the_longest_clip_and_moves(clips, tmp_path):
