@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from kinemic import __version__, checkpoint
 from kinemic.config import MAX_DIFFUSION_STEPS, ModelConfig, SynthesisConfig, TrialConfig, TrialSeeds
-from kinemic.data.raw import MAX_FRAMES
+from kinemic.data.convert import MAX_FRAMES
 from kinemic.errors import CheckpointError, ConfigError, DataError
 from kinemic.loading import Metadata, check_tensors, load_mdm, read_metadata
 from kinemic.models.mdm import MDM
