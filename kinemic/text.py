@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from kinemic.config import OpenClipConfig, TextConfig
+from kinemic.documents import parse_json
 from kinemic.errors import CheckpointError, InfrastructureError
 from kinemic.faults import writing
 from kinemic.text_cache import CachedEncoder
@@ -106,7 +107,7 @@ def save_encoder(encoder: TextEncoder, config: TextConfig, folder: Path) -> None
 def load_encoder(folder: Path, device: str = "cpu") -> TextEncoder:
     """Read an encoder that ``save_encoder`` wrote. Raises CheckpointError for a damaged one, or one of another id."""
     try:
-        state = json.loads((folder / FILE).read_bytes())
+        state = parse_json((folder / FILE).read_bytes())
         config: TextConfig = TypeAdapter(TextConfig).validate_python(state["config"])
         expected = str(state["id"])
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:

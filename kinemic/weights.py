@@ -26,6 +26,8 @@ def read_torch(path: Path) -> Any:
     import torch
 
     check_torch(path)
+    if is_torchscript(path):
+        raise CheckpointError(f"{path}: a TorchScript archive, as OpenAI's CLIP is; expected a file of plain weights")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch's reader makes of bytes that are something else

@@ -246,6 +246,11 @@ def test_an_archive_that_runs_on_reading_is_not_opened(tmp_path: Path, capfd: py
     assert "code ran" not in capfd.readouterr().out
 
 
+def test_an_archive_is_no_prior(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="as OpenAI's CLIP is; expected a file of plain weights"):
+        weights.read_torch(folder / "openai.pt")
+
+
 def test_a_home_that_does_not_exist_is_one_line() -> None:
     with pytest.raises(ConfigError, match="no such file, and no tag"):
         build_encoder(OpenClipConfig(pretrained="~nobody-of-this-name/x.pt"))
