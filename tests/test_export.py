@@ -190,7 +190,7 @@ def test_the_confirmed_winner_is_exported_or_the_trial_that_is_named(
 def spoilt(searched: Searched) -> Iterator[None]:
     whole = searched.generator.read_bytes()
     model = random_bundle()
-    model.model.get_parameter("input_process.poseEmbedding.weight").data.fill_(np.nan)
+    model.model.get_parameter("input_process.poseEmbedding.weight").data.fill_(3e38)
     model.save(searched.generator)
     yield
     searched.generator.write_bytes(whole)

@@ -198,7 +198,7 @@ def test_an_interrupted_search_is_resumed_with_nothing_lost_or_doubled(by: signa
     parent, children = tracked(runs, opened.folder)
     assert {run.info.status for run in (parent, *children)} <= {"FINISHED", "KILLED"}
     with pytest.raises(
-        KinemicError, match=f"search '{name}' is there already; go on with `kinemic search resume {name}`"
+        KinemicError, match=f"search '{name}' is there already; go on with `kinemic search resume {name} --runs "
     ):
         run(search(name, 6), runs)
 
