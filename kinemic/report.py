@@ -7,7 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from kinemic.documents import read_result
 
 REPORTS: Final = "rung-*/report.json"  # in a trial's folder, one a report that need not be made again
 
@@ -84,9 +86,8 @@ class RungReport:
 
     @classmethod
     def from_json(cls, text: str) -> RungReport:
-        """Read a report that ``to_json`` wrote."""
-        data: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
-        return cls(**data)
+        """Read a report that ``to_json`` wrote. Raises ValueError, in one line, for anything else."""
+        return read_result(text, cls)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -21,6 +21,7 @@ from kinemic.classify import Classifier, limit_generated
 from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.splits import TrialData
 from kinemic.device import peak_memory_mb, reset_peak_memory
+from kinemic.documents import load_result
 from kinemic.files import write_text
 from kinemic.judges import judge_file, save_judge
 from kinemic.material import Material
@@ -69,9 +70,10 @@ def stored_reports(workdir: Path, config: TrialConfig, repetitions: int) -> list
     reports = []
     for repetition, steps in _schedule(config, repetitions):
         file = _folder(workdir, repetition, steps) / "report.json"
-        if not file.exists():
+        try:
+            reports.append(RungReport.from_json(file.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError):  # not there, or damaged: its rung is scored again
             break
-        reports.append(RungReport.from_json(file.read_text(encoding="utf-8")))
     return reports
 
 
@@ -172,8 +174,9 @@ class _Trial:
     def _earlier(self, repetition: int, steps: int) -> Confusions:
         if repetition == 0:
             return []
-        kept = json.loads((_folder(self.workdir, repetition - 1, steps) / _SCORES).read_text())
-        return [np.array(each) for each in kept]
+        folder = _folder(self.workdir, repetition - 1, steps)
+        kept = load_result(folder / _SCORES, list, f"delete {folder}, and it is made again")
+        return [np.array(each) for each in kept or ()]
 
     def _finish(self, scored: _Scored, first: Stages, steps: int, clock: Clock) -> None:
         """Write the generator, its pictures and, where they are wanted, the judges; with k folds, of all the shots."""

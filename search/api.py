@@ -71,6 +71,7 @@ def run(
 def result(name: str, runs: Path | str = "runs") -> SearchResult:
     """Return what a search has found until now and write its report. Raises KinemicError before a trial finished."""
     folder = find(Path(runs), name)
+    folder.warn_of_edits()
     study = studies.open_study(folder.config(), folder.path, folder.state().study)
     write_report(folder, study, folder.report_file)
     rows = trial_rows(study)

@@ -121,7 +121,7 @@ def status(name: str, runs: Path) -> None:
     from search.live import confirmation_table, contender_table, summary_line, trial_table
     from search.status import trial_rows
 
-    config, folder, study = _open(name, runs)
+    config, folder, study = _open(name, runs, shown_only=True)
     rows = trial_rows(study)
     console.print(trial_table(rows, folder))
     console.print(summary_line(rows, config.budget.trials))
@@ -166,7 +166,7 @@ def report(name: str, runs: Path, out: Path | None) -> None:
     from search import runner
     from search.report import write_report
 
-    _, folder, study = _open(name, runs)
+    _, folder, study = _open(name, runs, shown_only=True)
     path = out or folder.report_file
     write_report(folder, study, path)
     console.print(f"wrote {path}", soft_wrap=True)
@@ -293,11 +293,13 @@ def ui(runs: Path, port: int, store: str | None) -> None:
     serve(runs, port, lambda page: console.print(f"{page}  (Ctrl-C ends it)", soft_wrap=True), store)
 
 
-def _open(name: str, runs: Path) -> tuple[SearchConfig, SearchFolder, optuna.Study]:
+def _open(name: str, runs: Path, *, shown_only: bool = False) -> tuple[SearchConfig, SearchFolder, optuna.Study]:
+    """Open a search to show it, edited by hand or not, or to use what it found, unless it was edited."""
     from search.folder import find
     from search.study import open_study
 
     folder = find(runs, name)
+    (folder.warn_of_edits if shown_only else folder.refuse_edits)()
     config = folder.config()
     return config, folder, open_study(config, folder.path, folder.state().study)
 

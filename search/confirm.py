@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,6 +34,7 @@ from search.board import board_of
 from search.config import ConfirmConfig, SearchConfig
 from search.confirmation import Confirmation, Correct, Look, choose_winner, dev_row, load, store, tested_row
 from search.folder import SearchFolder
+from search.messages import first_line
 from search.resources import connected, share
 from search.sitting import Opened, Sat, Sitting, Watch, search_command, sit
 from search.space import resolve_space
@@ -222,7 +225,7 @@ def _look(planned: _Plan, fixed: Confirmation, keys: Sequence[str], again: bool)
 
 
 def _looks(opened: Opened) -> tuple[Look, ...]:
-    return tuple(Look.model_validate(look) for look in opened.study.user_attrs.get(LOOKS, ()))
+    return studies.attribute(opened.study, LOOKS, tuple[Look, ...], ())
 
 
 def _record(opened: Opened, look: Look) -> None:
@@ -269,8 +272,11 @@ def _score(planned: _Plan, keys: Sequence[str], file: Path) -> None:
 
 
 def _read(file: Path) -> Correct:
-    with np.load(file, allow_pickle=False) as arrays:
-        return {name.removeprefix(_ROW): arrays[name] for name in arrays if name.startswith(_ROW)}
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name.removeprefix(_ROW): arrays[name] for name in arrays if name.startswith(_ROW)}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise KinemicError(f"{file}: damaged ({first_line(error)}); delete it and confirm again") from error
 
 
 def _hash(names: Sequence[str]) -> str:

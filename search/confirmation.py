@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from kinemic.config import Frozen
+from kinemic.documents import load_result
 from kinemic.errors import KinemicError
 from kinemic.files import write_text
 from kinemic.report import RungReport, mean, standard_error
@@ -146,12 +146,5 @@ def store(confirmation: Confirmation, path: Path) -> None:
 
 
 def load(path: Path) -> Confirmation | None:
-    """Read a search's confirmation, None where there is none yet. Raises KinemicError for a damaged file."""
-    if not path.exists():
-        return None
-    try:
-        return Confirmation.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise KinemicError(
-            f"{path}: not a whole confirmation ({error.error_count()} problems); delete it and confirm again"
-        ) from error
+    """Read a search's confirmation, None where there is none yet. Raises DataError for a damaged file."""
+    return load_result(path, Confirmation, "delete it and confirm again")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 
+from kinemic.documents import load_result
 from kinemic.files import write_text
 from kinemic.report import RungReport, mean, standard_error
 from search.again import Result, Run, failure_lines, fresh_seeds, plan, run_all
@@ -59,16 +60,6 @@ class ContenderTable:
             shown |= {"mean": row.mean if row.accuracies else None, "se": row.se}
         return json.dumps(data, indent=1)
 
-    @classmethod
-    def from_json(cls, text: str) -> ContenderTable:
-        """Read a table that ``to_json`` wrote."""
-        data = json.loads(text)
-        rows = tuple(
-            ContenderRow(row["key"], row["title"], tuple(row["accuracies"]), tuple(row["failures"]))
-            for row in data["rows"]
-        )
-        return cls(rows, data["repetitions"], data["judge_seeds"], data["steps"], data["heading"])
-
     def metrics(self) -> dict[str, float]:
         """Return the rows as metrics of the search's own run."""
         means = {f"contender_{row.key}_dev_accuracy": row.mean for row in self.rows if row.accuracies}
@@ -110,8 +101,8 @@ def store(table: ContenderTable, path: Path) -> None:
 
 
 def load(path: Path) -> ContenderTable | None:
-    """Read a search's table, None where there is none yet."""
-    return ContenderTable.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
+    """Read a search's table, None where there is none yet. Raises DataError for a damaged file."""
+    return load_result(path, ContenderTable, f"delete it, then `kinemic search contenders {path.parent.name}`")
 
 
 def _row(contender: Contender, results: Sequence[Result]) -> ContenderRow:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kinemic.documents import dump_yaml
-from kinemic.errors import KinemicError
+from kinemic.documents import dump_yaml, load_result
+from kinemic.errors import DataWarning, KinemicError
 from kinemic.faults import writing
 from kinemic.files import write_text
 from kinemic.reading import load_yaml
@@ -18,19 +19,24 @@ from kinemic.redaction import without_secrets
 from kinemic.report import TrialInputs
 from search.config import SearchConfig, validate
 
+# What a search's settings may change in without a change of its trials: they stay comparable.
+CHANGE_NO_TRIAL = ("confirm", "budget.", "resources.", "stages.", "patience")
+
 
 @dataclass(frozen=True)
 class State:
     """What a resumed search must find as it was: the study's name and the prepared inputs.
 
     ``identity`` is what the search's runs in MLflow are found by: another search of the same name and space, in another
-    folder or after this one was deleted, has another.
+    folder or after this one was deleted, has another. ``settings`` are those it was started with, by which edits of its
+    file are noticed; searches of before they were kept have none.
     """
 
     study: str
     source_clips: int
     inputs: TrialInputs
-    identity: str
+    identity: str = ""
+    settings: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,23 +115,57 @@ class SearchFolder:
 
     def write_state(self, state: State) -> None:
         """Write the state, which makes the search one that is started."""
-        data = {"study": state.study, "identity": state.identity, "source_clips": state.source_clips}
-        data["inputs"] = {key: str(path) for key, path in asdict(state.inputs).items() if path is not None}
+        data = asdict(state)
+        data["inputs"] = {key: str(path) for key, path in data["inputs"].items() if path is not None}
         write_text(self._state, json.dumps(data, indent=1))
 
     def config(self) -> SearchConfig:
-        """Read the configuration that the search was started with."""
+        """Read the configuration as it stands in the folder; ``edits`` tells what of it was changed by hand."""
         return validate(load_yaml(self._config), str(self._config))
 
     def state(self) -> State:
         """Read the state. Raises KinemicError where it is damaged."""
-        try:
-            data = json.loads(self._state.read_text(encoding="utf-8"))
-            inputs = TrialInputs(**{name: Path(path) for name, path in data["inputs"].items()})
-            # Searches of before identities were tracked under their study's name.
-            return State(data["study"], data["source_clips"], inputs, data.get("identity", data["study"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise KinemicError(f"{self._state}: damaged ({error}); start the search under another name") from error
+        state = load_result(self._state, State, "start the search under another name")
+        if state is None:
+            raise KinemicError(f"{self._state}: no such file; no search was started here")
+        # Searches of before identities were tracked under their study's name.
+        return state if state.identity else replace(state, identity=state.study)
+
+    def edits(self) -> list[str]:
+        """Return what an edit of the folder's file by hand has changed of the trials, a line each.
+
+        Raises KinemicError for a file or state that can't be used. Warns of a state that can't tell.
+        """
+        started = self.state().settings
+        if started is None:
+            warnings.warn(
+                f"{self._state}: of an earlier version, it can't tell whether {self._config.name} was edited",
+                DataWarning,
+                stacklevel=2,
+            )
+            return []
+        before, now = (settings_of(config) for config in (validate(dict(started), str(self._state)), self.config()))
+        return [line for line in differences(before, now) if not line.startswith(CHANGE_NO_TRIAL)]
+
+    def refuse_edits(self) -> None:
+        """Raise KinemicError, naming the first setting with both values, where ``edits`` finds any."""
+        if line := self._edited():
+            raise KinemicError(f"{line}; take the change back, or start another search: --set name=NEW")
+
+    def warn_of_edits(self) -> None:
+        """Warn of the same: what is shown is of trials that ran under the settings before."""
+        if line := self._edited():
+            warnings.warn(f"{line}; what is shown is from before", DataWarning, stacklevel=2)
+
+    def _edited(self) -> str:
+        found = self.edits()
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        return f"{self._config} was edited by hand, and its trials with it: {found[0]}{more}" if found else ""
+
+
+def settings_of(config: SearchConfig) -> dict[str, Any]:
+    """Return the settings of a search, without where its study and its tracking are: those may move."""
+    return config.model_dump(mode="json", exclude={"storage", "tracking"})
 
 
 def new_identity(study: str) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from kinemic.config import Frozen
+from kinemic.documents import load_result
 from kinemic.errors import KinemicError
 from kinemic.report import RungReport
 from kinemic.seeding import numpy_generator
@@ -120,13 +121,8 @@ def settings_of(config: SearchConfig) -> dict[str, Any]:
 
 
 def load(path: Path) -> Noise | None:
-    """Read what was measured of a search, None where nothing was. Raises KinemicError for a file that can't be read."""
-    if not path.exists():
-        return None
-    try:
-        return Noise.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise KinemicError(f"{path}: damaged, or of another version; delete it, or measure again") from error
+    """Read what was measured of a search, None where nothing was. Raises DataError for a file that can't be read."""
+    return load_result(path, Noise, "delete it, or measure again")
 
 
 def report_of(

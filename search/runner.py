@@ -18,7 +18,16 @@ from search import study as studies
 from search.board import Board, board_of
 from search.config import SearchConfig
 from search.contenders import ContenderTable
-from search.folder import SearchFolder, State, differences, dump_tracked, find, new_identity
+from search.folder import (
+    CHANGE_NO_TRIAL,
+    SearchFolder,
+    State,
+    differences,
+    dump_tracked,
+    find,
+    new_identity,
+    settings_of,
+)
 from search.ledger import Ledger, SearchStoppedError
 from search.lock import sole
 from search.memory import kills_as_actor_deaths
@@ -35,8 +44,6 @@ from search.tracking import Tracker
 from search.trainable import RunTrial, TrialActor, Work
 
 Prepared = tuple[TrialInputs, int]  # what trials read, and the number of source clips
-# Settings under which trials stay comparable.
-_CHANGE_NO_TRIAL = ("confirm", "budget.", "resources.", "stages.", "patience")
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,8 @@ def start(
         _check_new(folder, config, runs)  # again: preparing takes minutes
         folder.create(config)
         study = studies.create_study(config, folder.path, space, source_clips)
-        state = State(study.study_name, source_clips, inputs, new_identity(study.study_name))
+        identity = new_identity(study.study_name)
+        state = State(study.study_name, source_clips, inputs, identity, settings_of(config))
         folder.write_state(state)
     return Opened(config, folder, study, space, state)
 
@@ -97,7 +105,7 @@ def start_or_reopen(config: SearchConfig, runs: Path, *, progress: ProgressCallb
     started = folder.config()
     config = config if config.confirm else config.model_copy(update={"confirm": started.confirm})
     found = list(differences(started.model_dump(mode="json"), config.model_dump(mode="json")))
-    other = [line for line in found if not line.startswith(_CHANGE_NO_TRIAL)]
+    other = [line for line in found if not line.startswith(CHANGE_NO_TRIAL)]
     more = f" (and {len(other) - 1} more)" if len(other) > 1 else ""
     if other:
         raise KinemicError(
@@ -117,8 +125,12 @@ def start_or_reopen(config: SearchConfig, runs: Path, *, progress: ProgressCallb
 
 
 def reopen(name: str, runs: Path, *, check_inputs: bool = True, progress: ProgressCallback = silent) -> Opened:
-    """Open a search that was started; inputs that are gone are prepared again. Raises KinemicError."""
+    """Open a search that was started; inputs that are gone, or packed by an earlier version, are prepared again.
+
+    Raises KinemicError, also for settings that were edited by hand.
+    """
     folder = find(runs, name)
+    folder.refuse_edits()
     config, state = folder.config(), folder.state()
     check_reachable(tracking_uri(config, runs))
     space = resolve_space(config.space, state.source_clips, config.trial.judge.profile)
@@ -131,6 +143,9 @@ def reopen(name: str, runs: Path, *, check_inputs: bool = True, progress: Progre
                 "start a new search, its trials could not be compared"
             )
         state = replace(state, inputs=inputs)
+        folder.write_state(state)
+    if state.settings is None:
+        state = replace(state, settings=settings_of(config))
         folder.write_state(state)
     return Opened(config, folder, study, space, state)
 
@@ -285,8 +300,10 @@ def _check_any(rows: list[TrialRow]) -> None:
 
 
 def _all_there(inputs: TrialInputs) -> bool:
-    made_when_needed = ("cache", "stages")
-    return all(path.exists() for name, path in vars(inputs).items() if name not in made_when_needed)
+    from kinemic.data.corpus import is_corpus, is_current
+
+    needed = [path for name, path in vars(inputs).items() if name not in ("cache", "stages")]  # made when needed
+    return all(path.exists() and (is_current(path) or not is_corpus(path)) for path in needed)
 
 
 def _kept(opened: Opened) -> str:

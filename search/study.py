@@ -6,6 +6,7 @@ import json
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import optuna
 import sqlalchemy
@@ -13,6 +14,7 @@ import sqlalchemy.exc
 from optuna.trial import FrozenTrial, TrialState
 
 from kinemic.config import TrialConfig
+from kinemic.documents import validate_result
 from kinemic.errors import ConfigError, KinemicError
 from kinemic.reading import with_values
 from kinemic.report import RungReport
@@ -29,6 +31,9 @@ _FAILURE_KIND, _FAILURE_MESSAGE, _ENLARGED, _MEMORY = "failure_kind", "failure_m
 _FAULT = "fault"  # of the machine, that a trial waits out
 _SEARCHED = "searched_seconds"  # of the study
 PUBLISHED = "published"
+
+Kept = TypeVar("Kept")
+Default = TypeVar("Default")
 
 
 def study_name(config: SearchConfig, space: Mapping[str, Domain]) -> str:
@@ -74,10 +79,34 @@ def open_study(config: SearchConfig, folder: Path, name: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = storage_url(config, folder)
     try:
-        return optuna.load_study(study_name=name, storage=_open_storage(url, config.patience))
+        study = optuna.load_study(study_name=name, storage=_open_storage(url, config.patience))
+        study.get_trials(deepcopy=False)
+        return study
+    except (ValueError, TypeError) as error:  # JSON that was edited by hand
+        raise KinemicError(
+            f"{url} holds a damaged study {name!r} ({first_line(error)}); put back a copy of it"
+        ) from error
     except KeyError as error:
         raise KinemicError(
             f"{url} holds no study {name!r}; the search {config.name!r} has no trials to show"
+        ) from error
+
+
+def attribute(
+    of: FrozenTrial | optuna.Trial | optuna.Study, key: str, kind: type[Kept], default: Default
+) -> Kept | Default:
+    """Return what is kept of a trial or study as a value of ``kind``, ``default`` where nothing is.
+
+    Raises KinemicError, naming the attribute, for one that was damaged.
+    """
+    value = of.user_attrs.get(key)
+    try:
+        return default if value is None else validate_result(value, kind)
+    except ValueError as error:
+        whose = "the study" if isinstance(of, optuna.Study) else f"trial {of.number}"
+        raise KinemicError(
+            f"attribute {key!r} of {whose} is damaged in the study's storage ({error}); "
+            "put back a copy of it, or start the search under another name"
         ) from error
 
 
@@ -91,7 +120,7 @@ def make_sampler(config: SamplerConfig, number: int) -> optuna.samplers.BaseSamp
 
 def fixed_values(trial: FrozenTrial | optuna.Trial) -> dict[str, Scalar]:
     """Return the values that a trial takes without their being parameters of the study."""
-    return dict(trial.user_attrs.get(_FIXED, {}))
+    return attribute(trial, _FIXED, dict[str, Scalar], {})
 
 
 def trial_values(trial: FrozenTrial) -> dict[str, Scalar]:
@@ -118,7 +147,7 @@ def enqueue_variant(study: optuna.Study, leader: FrozenTrial, dear: Container[st
 
 def leader(trial: FrozenTrial | optuna.Trial) -> int | None:
     """Return the number of the trial whose dear values a variant has; None for a trial that is no variant."""
-    return trial.user_attrs.get(_LEADER)
+    return attribute(trial, _LEADER, int, None)
 
 
 def store_report(trial: optuna.Trial, report: RungReport) -> bool:
@@ -134,8 +163,8 @@ def store_report(trial: optuna.Trial, report: RungReport) -> bool:
 
 def reports(trial: FrozenTrial) -> list[RungReport]:
     """Return a trial's reports, rungs and then further repetitions."""
-    found = [value for key, value in trial.user_attrs.items() if key.startswith(_RUNG)]
-    return sorted((RungReport.from_json(json.dumps(value)) for value in found), key=lambda report: report.step)
+    found = [attribute(trial, key, RungReport, None) for key in trial.user_attrs if key.startswith(_RUNG)]
+    return sorted((report for report in found if report), key=lambda report: report.step)
 
 
 @dataclass(frozen=True)
@@ -153,8 +182,7 @@ def keep_decision(trial: optuna.Trial, decision: Decision) -> None:
 
 def decision(trial: optuna.Trial) -> Decision | None:
     """Return what was last decided about a trial, None where nothing was."""
-    kept = trial.user_attrs.get(_DECISION)
-    return None if kept is None else Decision(**kept)
+    return attribute(trial, _DECISION, Decision, None)
 
 
 def keep_failure(trial: optuna.Trial, failure: Failure) -> None:
@@ -165,8 +193,8 @@ def keep_failure(trial: optuna.Trial, failure: Failure) -> None:
 
 def failure(trial: FrozenTrial) -> Failure | None:
     """Return why a trial failed, None where it did not."""
-    attrs = trial.user_attrs
-    return Failure(attrs[_FAILURE_KIND], attrs[_FAILURE_MESSAGE]) if _FAILURE_KIND in attrs else None
+    kind, message = (attribute(trial, key, str, "") for key in (_FAILURE_KIND, _FAILURE_MESSAGE))
+    return Failure(kind, message) if kind else None
 
 
 def fault(trial: FrozenTrial) -> Failure | None:
@@ -240,7 +268,7 @@ def best_trials(study: optuna.Study, count: int) -> list[FrozenTrial]:
 
 def searched_seconds(study: optuna.Study) -> float:
     """Return how long the search has gone on, its contenders left out, over all sittings."""
-    return float(study.user_attrs.get(_SEARCHED, 0.0))
+    return attribute(study, _SEARCHED, float, 0.0)
 
 
 def keep_searched_seconds(study: optuna.Study, seconds: float) -> None:

@@ -17,6 +17,7 @@ import ray
 from ray import tune
 
 from kinemic.config import TrialConfig, TrialSeeds
+from kinemic.documents import read_result
 from kinemic.errors import InfrastructureError, KinemicError
 from kinemic.files import write_text
 from kinemic.progress import Progress, ProgressCallback
@@ -127,10 +128,9 @@ class ProgressFile:
 def read_progress(workdir: Path) -> Progress | None:
     """Return the last progress of a trial, None where there is none."""
     try:
-        data = json.loads((workdir / PROGRESS_FILE).read_text())
-    except (OSError, json.JSONDecodeError):
+        return read_result((workdir / PROGRESS_FILE).read_bytes(), Progress)
+    except (OSError, ValueError):
         return None
-    return Progress(data["stage"], data["done"], data["total"])
 
 
 def assigned_device() -> str:

@@ -14,7 +14,7 @@ from search import study as studies
 from search.choice import choose
 from search.confirmation import Confirmation, ConfirmedRow
 from search.export import settings
-from search.folder import SearchFolder, State
+from search.folder import SearchFolder, State, settings_of
 from tests import analytic
 from tests.bench import Bench, search
 
@@ -64,7 +64,15 @@ def searched(tmp_path: Path) -> Searched:
     folder.create(config)
     bench = Bench(config, folder.path)
     bench.run_all()
-    folder.write_state(State(bench.study.study_name, analytic.SOURCE_CLIPS, analytic.inputs(tmp_path), "mine-1"))
+    folder.write_state(
+        State(
+            bench.study.study_name,
+            analytic.SOURCE_CLIPS,
+            analytic.inputs(tmp_path),
+            "mine-1",
+            settings_of(bench.config),
+        )
+    )
     return Searched(folder, bench, [trial.number for trial in studies.best_trials(bench.study, 4)])
 
 

@@ -34,7 +34,7 @@ from kinemic.data.splits import load_trial_data, make_test_data, make_trial_data
 from kinemic.errors import ConfigError, KinemicError
 from kinemic.motion import features_to_joints
 from search import study as studies
-from search.folder import SearchFolder, State
+from search.folder import SearchFolder, State, settings_of
 from search.registry import Facts, Registry, find_run, register
 from search.tracking import open_tracker
 from tests import analytic
@@ -83,7 +83,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Sea
     bench = Bench(config, folder.path)
     bench.run_all()
     inputs = dataclasses.replace(analytic.inputs(runs), trial_data=shots)
-    folder.write_state(State(bench.study.study_name, analytic.SOURCE_CLIPS, inputs, "mine-1"))
+    folder.write_state(
+        State(bench.study.study_name, analytic.SOURCE_CLIPS, inputs, "mine-1", settings_of(bench.config))
+    )
     best = studies.best_trial(bench.study)
     generator = folder.trials / f"{best.number:04d}" / "generator.safetensors"
     random_bundle().save(generator)

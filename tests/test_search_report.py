@@ -17,7 +17,7 @@ from search import study as studies
 from search.confirmation import Confirmation, ConfirmedRow
 from search.contenders import ContenderRow, ContenderTable
 from search.failures import Failure
-from search.folder import SearchFolder, State
+from search.folder import SearchFolder, State, settings_of
 from search.report import _contender_folders, class_gains, compute_by_stage, render
 from search.status import trial_rows
 from search.wording import percent, ranked
@@ -94,7 +94,9 @@ def make(runs: Path, trials: int, **more: Any) -> Made:
     folder = SearchFolder(runs / "mine")
     folder.create(config)
     bench = Bench(config, folder.path)
-    folder.write_state(State(bench.study.study_name, analytic.SOURCE_CLIPS, analytic.inputs(runs), "mine-1"))
+    folder.write_state(
+        State(bench.study.study_name, analytic.SOURCE_CLIPS, analytic.inputs(runs), "mine-1", settings_of(bench.config))
+    )
     return Made(runs, folder, bench)
 
 
