@@ -273,7 +273,7 @@ def _score(planned: _Plan, keys: Sequence[str], file: Path) -> None:
 
 def _read(file: Path) -> Correct:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             return {name.removeprefix(_ROW): arrays[name] for name in arrays if name.startswith(_ROW)}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise KinemicError(f"{file}: damaged ({first_line(error)}); delete it and confirm again") from error

@@ -113,15 +113,15 @@ def test_no_password_is_kept_twice(opened: runner.Opened) -> None:
 JUNK = ("", "{", "[]", "null", "[" * 100_000, '{"study": 1, "study": 2}', '{"rows": [{}]}', '{"a": "\\ud800"}', "\x00")
 
 
-@pytest.mark.parametrize("junk", JUNK, ids=range(len(JUNK)))
-def test_a_damaged_state_is_one_line(junk: str, opened: runner.Opened, capsys: pytest.CaptureFixture[str]) -> None:
-    (opened.folder.path / "state.json").write_text(junk)
-    for words in (["status"], ["best"], ["resume"]):
-        assert kinemic(opened.folder, *words) == 2
-        lines = capsys.readouterr().err.strip().splitlines()
-        assert len(lines) == 1
-        assert "state.json: damaged (" in lines[0]
-        assert "start the search under another name" in lines[0]
+def test_a_damaged_state_is_one_line(opened: runner.Opened, capsys: pytest.CaptureFixture[str]) -> None:
+    for junk in JUNK:
+        (opened.folder.path / "state.json").write_text(junk)
+        for words in (["status"], ["best"], ["resume"]):
+            assert kinemic(opened.folder, *words) == 2
+            lines = capsys.readouterr().err.strip().splitlines()
+            assert len(lines) == 1
+            assert "state.json: damaged (" in lines[0]
+            assert "start the search under another name" in lines[0]
 
 
 @pytest.mark.parametrize("junk", JUNK, ids=range(len(JUNK)))
@@ -143,25 +143,23 @@ def test_status_shows_the_line_of_a_damaged_table(opened: runner.Opened, capsys:
         file.unlink()
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("rung:4", {"x": 1}),
-        ("rung:4", "junk"),
-        ("rung:4", [1]),
-        ("fixed", "junk"),
-        ("variant_of", "junk"),
-        ("failure_kind", {"x": 1}),
-    ],
-)
-def test_a_damaged_attribute_of_a_trial_is_one_line(
-    key: str, value: object, opened: runner.Opened, capsys: pytest.CaptureFixture[str]
-) -> None:
-    opened.study.ask().set_user_attr(key, value)
-    assert kinemic(opened.folder, "status") == 2
-    line = capsys.readouterr().err.strip()
-    assert f"attribute '{key}' of trial 0 is damaged in the study's storage" in line
-    assert "\n" not in line
+def test_a_damaged_attribute_of_a_trial_is_one_line(opened: runner.Opened, capsys: pytest.CaptureFixture[str]) -> None:
+    trial = opened.study.ask()
+    damaged: dict[str, list[object]] = {
+        "rung:4": [{"x": 1}, "junk", [1]],
+        "fixed": ["junk"],
+        "variant_of": ["junk"],
+        "failure_kind": [{"x": 1}],
+    }
+    for key, values in damaged.items():
+        for value in values:
+            trial.set_user_attr(key, value)
+            assert kinemic(opened.folder, "status") == 2
+            line = capsys.readouterr().err.strip()
+            assert f"attribute '{key}' of trial 0 is damaged in the study's storage" in line
+            assert "\n" not in line
+        trial.set_user_attr(key, None)
+    assert kinemic(opened.folder, "status") == 0
 
 
 def test_damaged_attributes_of_a_study_are_one_line(opened: runner.Opened) -> None:
