@@ -11,6 +11,7 @@ from typing import Any
 from kinemic import checkpoint
 from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.corpus import Corpus
+from kinemic.documents import parse_json
 from kinemic.errors import ConfigError, DataError
 from kinemic.files import write_text
 from kinemic.report import REPORTS, TrialInputs
@@ -60,7 +61,7 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        trial = json.loads(file.read_bytes())
+        trial = parse_json(file.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: can't be read ({error}); give another folder") from error
     if not isinstance(trial, dict):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from kinemic.documents import parse_json
 from kinemic.errors import KinemicError
 from kinemic.faults import writing
 from kinemic.files import write_text
@@ -48,7 +49,7 @@ def sole(folder: Path) -> Iterator[None]:
 
 def _holder(folder: Path) -> str:
     try:
-        data = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        data = parse_json((folder / HOLDER).read_bytes())
         return f"process {data['pid']} on {data['host']} since {data['since']}"
-    except (OSError, ValueError, KeyError):  # it has the lock, and has not said so yet
+    except (OSError, ValueError, KeyError, TypeError):  # it has the lock, and has not said so yet
         return "another process"

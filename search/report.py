@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import optuna
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from kinemic.documents import load_result
 from kinemic.files import write_text
 from kinemic.report import mean, shown
 from search import confirmation, contenders, noise_report
@@ -106,7 +106,7 @@ def _contender_folders(folder: SearchFolder, study: optuna.Study) -> dict[str, l
 def _by_class(runs: Sequence[Path]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for file in (run / "artifacts" / "per_class.json" for run in runs):
-        for row in json.loads(file.read_text(encoding="utf-8")) if file.exists() else []:
+        for row in load_result(file, list[dict[str, Any]], "delete it, the report does without") or ():
             if row["dev_accuracy"] is not None:
                 found.setdefault(row["class"], []).append(row["dev_accuracy"])
     return {name: mean(values) for name, values in found.items()}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from kinemic.config import SplitConfig
+from kinemic.data.check import check_split
 from kinemic.data.copies import CELL_M, find_copies, moved_digests
 from kinemic.data.corpus import Clip, Corpus
 from kinemic.data.procedural import generate_source, generate_target
@@ -144,6 +145,8 @@ def test_a_changed_copy_among_dev_is_shown_with_both_names(
     make_trial_data(target, SPLIT, tmp_path / "trial")
     found = moved_copies(load_trial_data(tmp_path / "trial"))
     assert found == (("wave-s1-0", "again-s3-0"),)
+    shown = [finding for finding in check_split(load_trial_data(tmp_path / "trial")) if "copies?" in finding.what]
+    assert [(each.level, each.count, each.example) for each in shown] == [("warning", 1, "wave-s1-0 and again-s3-0")]
     with pytest.warns(DataWarning, match="1 dev clips begin as train clips do.*: again-s3-0 of wave-s1-0"):
         warn_of_moved(found, ("train", "dev"))
 

@@ -16,7 +16,7 @@ from kinemic.data.corpus import Clip, Corpus
 from kinemic.data.measures import RATE_ADVICE, SHARE, Finding, Level, Measures, implausible, measure
 from kinemic.data.packing import check_clip
 from kinemic.data.raw import LONG_FRAMES, BadClip, Raw, ReadClip
-from kinemic.data.splits import TrialData
+from kinemic.data.splits import TrialData, moved_copies
 from kinemic.errors import DataError
 from kinemic.progress import Progress, ProgressCallback, silent
 
@@ -93,6 +93,10 @@ def check_split(data: TrialData) -> list[Finding]:
     ]
     if shared:
         findings.insert(0, Finding("warning", "subjects in train and in dev", len(shared), shared[0]))
+    copies = moved_copies(data)
+    if copies:
+        what = "dev clips that begin as train clips do, but for place, facing or side: copies?"
+        findings.insert(0, Finding("warning", what, len(copies), " and ".join(copies[0])))
     unknown = [corpus.names[i] for i in (*data.train, *data.dev) if corpus.subjects[i] is None]
     if unknown:
         what = "clips of unknown subjects: train and dev may share one"
