@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from kinemic.augment import augment
 from kinemic.config import JudgeConfig, JudgeProfile
-from kinemic.device import to_host
+from kinemic.device import repeatable, to_host
 from kinemic.errors import DataError, DivergedError
 from kinemic.judge_inputs import judge_inputs
 from kinemic.metrics import accuracy, confusion_matrix, per_class_accuracy
@@ -144,6 +144,7 @@ def judge(
     )
 
 
+@repeatable()
 def train_classifier(
     joints: Sequence[Floats],
     labels: Sequence[int] | Indices,

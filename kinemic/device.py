@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ def resolve_device(name: str | None = None) -> str:
     if name is None:
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        torch.ones(1, device=name).add_(1).item()  # a kernel: a GPU that this torch was not built for allocates as well
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {name!r} is not usable here ({str(error).splitlines()[0]}); use cpu") from error
     return name
@@ -30,6 +32,17 @@ def generator(device: torch.device | str, seed: int = 0) -> torch.Generator:
 def to_host(tensor: Tensor) -> Tensor:
     """Return a tensor's values on the CPU, without gradient. Waits for the device: once a training step at most."""
     return tensor.detach().cpu()
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Let cuDNN take only convolutions that give the same numbers each time, as all else that a trial computes does."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 def reset_peak_memory(device: str) -> None:

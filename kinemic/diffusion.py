@@ -2,7 +2,7 @@
 
 DDPM: Ho et al., arXiv 2006.11239. Cosine schedule and respacing: Nichol and Dhariwal, arXiv 2102.09672. DDIM: Song et
 al., arXiv 2010.02502. Classifier-free guidance: Ho and Salimans, arXiv 2207.12598.
-Schedules are float64 numpy arrays, cast to the clip's type after indexing.
+Schedules are float64 numpy arrays, cast to the clip's type when they are read.
 Shapes: B batch, T frames, F features, E text dim.
 """
 
@@ -139,7 +139,7 @@ def _strided(steps: int, count: int) -> list[int]:
 
 def at(values: Array, t_B: Tensor, like: Tensor) -> Tensor:
     """Return ``values[t]`` in the type of ``like``, shaped (B, 1, ...) to broadcast against it."""
-    chosen = torch.from_numpy(values).to(like.device)[t_B].to(like.dtype)
+    chosen = torch.from_numpy(values).to(like.device, like.dtype)[t_B]
     return chosen.view(-1, *[1] * (like.ndim - 1))
 
 

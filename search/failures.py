@@ -14,6 +14,9 @@ INFRASTRUCTURE = "infrastructure"  # a fault of the machine: waited out, and nev
 MOST_LOSSES = 2  # how often what a dead worker ran is started again from the same rung
 
 
+_NO_MEMORY = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+
+
 @dataclass(frozen=True)
 class Failure:
     """A failure's kind and one line about it, which goes into the study, into MLflow and into the report."""
@@ -45,8 +48,8 @@ def classify(error: BaseException) -> Failure:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    # torch.OutOfMemoryError is a RuntimeError; asked by name so that this module does not import torch. The CPU
-    # allocator raises a plain RuntimeError.
+    # torch.OutOfMemoryError is a RuntimeError; asked by name so that this module does not import torch. The CPU's
+    # allocator, the CUDA driver, cuBLAS and cuDNN raise other RuntimeErrors.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)

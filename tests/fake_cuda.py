@@ -125,10 +125,11 @@ _engine = Tensor.backward
 
 
 def _backward(loss: Tensor) -> None:
+    (walk_back if isinstance(loss, FakeTensor) else _engine)(loss)
+
+
+def walk_back(loss: Tensor) -> None:
     """Call the nodes of a graph, the youngest first, and add up the gradients of the leaves."""
-    if not isinstance(loss, FakeTensor):
-        _engine(loss)
-        return
     order = itertools.count()  # nodes can't be compared
     queue: list[tuple[int, int, Any]] = []
     gradients: dict[Any, list[Tensor | None]] = {}

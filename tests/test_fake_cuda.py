@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
-from kinemic import baselines, material
+from kinemic import baselines, device, material
 from kinemic.bundle import FILE_NAME, GeneratorBundle
 from kinemic.bundle_check import check_bundle
 from kinemic.classify import PROFILES, judge
@@ -18,12 +20,14 @@ from kinemic.config import ExperimentConfig, JudgeConfig, JudgeProfile
 from kinemic.inputs import prepare_inputs
 from kinemic.judges import judge_file, load_judge
 from kinemic.material import Material
+from kinemic.models.mic import MIC
+from kinemic.models.stgcn import STGCN
 from kinemic.pretrain import pretrain
 from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.reading import parse, with_values
 from kinemic.report import RungReport, TrialInputs
 from kinemic.trial import run_trial
-from tests.fake_cuda import FakeCuda, fake_cuda
+from tests.fake_cuda import FakeCuda, fake_cuda, walk_back
 from tests.toy import TOY
 
 DEVICE = "cuda:0"
@@ -121,7 +125,14 @@ def test_every_kind_of_trial(cuda: FakeCuda, inputs: TrialInputs, tmp_path: Path
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_classifier(cuda: FakeCuda, profile: JudgeProfile) -> None:
     joints = list(np.random.default_rng(0).standard_normal((4, 30, 22, 3), np.float32))
-    report = judge(joints, [0, 1] * 2, joints, [0, 1] * 2, 2, JudgeConfig(profile=profile), 0, DEVICE)
+    steady: list[bool] = []
+
+    def seen(_: Progress) -> None:
+        steady.append(torch.backends.cudnn.deterministic)
+
+    report = judge(joints, [0, 1] * 2, joints, [0, 1] * 2, 2, JudgeConfig(profile=profile), 0, DEVICE, seen)
+    assert steady == [True]  # cuDNN's other convolutions give other numbers each time
+    assert not torch.backends.cudnn.deterministic
     assert report.confusion.sum() == 4
     assert not cuda.operations & UNSTEADY
     assert cuda.host_copies == 3  # the loss of the one epoch, logits, features
@@ -159,3 +170,49 @@ def test_pretraining_goes_on_from_its_checkpoint(
     prior = pretrain(clips, recipe, tmp_path / "prior.safetensors", "toy", DEVICE, lambda p: done.append(p.done))
     assert done == [3]
     assert {value.device.type for value in prior.model.state_dict().values()} == {"cpu"}
+
+
+MISTAKES: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "an operand on the CPU": lambda here, there: there * here,
+    "an index on the CPU that is written to": lambda here, there: there.index_add_(0, here.long(), there),
+    "a mask on the CPU": lambda here, there: there.masked_fill(here > 0, 0.0),
+    "an index on CUDA into the CPU": lambda here, there: here[there.long()],
+    "a generator of the CPU": lambda here, there: there.normal_(generator=torch.Generator()),
+    "a generator of CUDA on the CPU": lambda here, there: here.normal_(generator=device.generator(DEVICE)),
+    "a value that is waited for": lambda here, there: there.sum().item(),
+    "a condition": lambda here, there: bool((there > 0).all()),
+    "a copy to the host": lambda here, there: there.cpu(),
+    "a copy into a tensor of the host": lambda here, there: here.copy_(there),
+    "an array": lambda here, there: there.numpy(),
+    "a shape that values decide": lambda here, there: there[there > 0],
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_pretended_device_refuses(mistake: str) -> None:
+    with fake_cuda():
+        here, there = torch.zeros(3), torch.zeros(3, device=DEVICE)
+        with pytest.raises((RuntimeError, AssertionError)):
+            MISTAKES[mistake](here, there)
+
+
+def test_its_gradients_are_the_engines() -> None:
+    model, x = STGCN(4, 3, 2, seed=1), torch.randn(3, 12, 22, 3, generator=torch.Generator().manual_seed(0))
+    mic = MIC(4, seed=1)
+    found = []
+    for backward in (Tensor.backward, walk_back):
+        loss = model(x).sin().sum() + mic(x[:, :, 0].repeat(1, 1, 2)[..., :4], torch.tensor([12, 5, 8]))[0].sum()
+        for module in (model, mic):
+            module.zero_grad()
+        backward(loss)
+        found.append([p.grad for module in (model, mic) for p in module.parameters()])
+    for walked, engine in zip(*found, strict=True):
+        torch.testing.assert_close(walked, engine)
+
+
+def test_it_has_bf16_and_leaves_the_cpu_as_it_is() -> None:
+    with fake_cuda() as mode, torch.autocast("cuda", torch.bfloat16):
+        there = torch.zeros(2, 3, device=DEVICE) @ torch.zeros(3, 4, device=DEVICE)
+        assert there.dtype == torch.bfloat16
+        assert mode.to_host(there).tolist() == [[1.0] * 4] * 2
+        assert torch.arange(2).tolist() == [0, 1]
