@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from kinemic.commands.data import data
+from kinemic.commands.data_check import check_experiment
+from kinemic.commands.data_options import named_data
 from kinemic.config import GeneratedReader, HumanML3DReader
 from kinemic.data.check import check_corpus, check_split
 from kinemic.data.corpus import Clip, Corpus
@@ -20,8 +22,12 @@ from kinemic.data.procedural import generate_source
 from kinemic.data.raw import Item, Raw, ReadClip
 from kinemic.data.readers import open_raw
 from kinemic.data.splits import TrialData
-from kinemic.errors import DataError
+from kinemic.documents import dump_yaml
+from kinemic.errors import ConfigError, DataError
 from kinemic.motion import joints_to_features, resample
+from tests.folders import humanml3d_folder
+
+NOTHING = {"split": "train", "shots_folder": "S0000", "task": "xsub", "npz": (), "ids": None, "drop": None}
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +106,15 @@ def test_missing_captions_labels_and_subjects_are_counted(tmp_path, sound):
     assert found["classes without a caption"].example == "mute"
     assert found["clips of unknown subjects: no split can tell them apart"].count == 1
     assert bad(findings(tmp_path, clips, "source"))["clips without a caption"].level == "error"
+
+
+def test_names_that_a_person_would_take_for_one_are_reported(tmp_path, sound):
+    subjects = ["s01", "s01 ", "s02", "s03"] * 2
+    clips = [altered(clip, subject=subject) for clip, subject in zip(sound, subjects, strict=True)]
+    found = bad(findings(tmp_path, clips, classes=("wave", "Wave", "wave ", "kick", "high  kick")))
+    assert found["classes that differ only by case or blanks"].example == "'Wave' 'wave' 'wave '"
+    assert found["classes that differ only by case or blanks"].count == 1
+    assert found["subjects that differ only by case or blanks"].example == "'s01' 's01 '"
 
 
 def test_short_and_long_clips_are_counted(sound):
@@ -189,6 +204,68 @@ def test_check_exits_0_on_a_sound_folder_and_1_on_an_error(joint_folder):
     code, output = run("check", joint_folder)
     assert code == 1
     assert "unusable" in output
+
+
+def test_the_list_names_every_clip_with_its_reason_and_drops_them(joint_folder, tmp_path):
+    z = dict(np.load(joint_folder / "clips.npz"))
+    z["rel"][z["start"][2], 5, 1] = np.nan
+    z["rel"][z["start"][6] : z["start"][7]] *= 1000
+    np.savez(joint_folder / "clips.npz", **z)
+    listed = tmp_path / "bad.txt"
+    code, output = run("check", joint_folder, "--list", listed)
+    assert code == 1, output
+    lines = dict(line.split("\t") for line in listed.read_text().splitlines())
+    assert lines.keys() == {"clip-00002", "clip-00006"}
+    assert lines["clip-00002"].startswith("error: ")
+    assert "NaN or infinite joints at frame 0" in lines["clip-00002"]
+    assert lines["clip-00006"].startswith("warning: scale: legs outside")
+    for command in ("check", "prepare"):
+        code, output = run(
+            command, joint_folder, "--drop", listed, *(["--out", tmp_path] if command == "prepare" else [])
+        )
+        assert code == 0, output
+    assert "left out by `drop`" in output
+    code, output = run("prepare", joint_folder, "--on-bad", "drop", "--out", tmp_path)
+    assert code == 0
+    assert "1: clip-00002" in output
+    with pytest.raises(ConfigError, match="options of --format joints: up: Input should be"):
+        named_data(joint_folder, "joints", None, None, 0, up="w", **NOTHING)
+
+
+def errors_of(file: Path, search: dict[str, object]) -> dict[str, list[str]]:
+    file.write_text(dump_yaml(search))
+    found = check_experiment(file)
+    return {name: [f.what for f in rows if f.level == "error"] for name, rows in found.items()}
+
+
+def test_whatever_would_stop_a_search_of_a_file_is_a_row(joint_folder, tmp_path):
+    file, recordings = tmp_path / "mine.yaml", {"format": "joints", "path": str(joint_folder), "files": ["clips.npz"]}
+    split = {"shots": 1, "train_subjects": ["s0"], "dev_subjects": ["s1"]}
+    sound = {
+        "data": {"source": recordings, "target": recordings, "split": split},
+        "text": {"encoder": "tfidf", "dim": 2},
+        "prior": {"pretrain": {}},
+        "confirm": {"test_subjects": ["s2"], "best": 2},
+    }
+    assert errors_of(file, sound) == {"source": [], "target": [], "split": [], "text and prior": []}
+    prior = {"prior": {"path": str(tmp_path / "no.safetensors")}}
+    weights = {"text": {"encoder": "open_clip", "architecture": "ViT-B-32", "pretrained": str(tmp_path / "no.pt")}}
+    errors = errors_of(file, sound | prior | weights | {"confirm": {"test_subjects": ["nobody"]}})
+    assert [error.split()[:2] for error in errors["split"]] == [["subject", "'nobody'"]]
+    assert [name in error for name, error in zip(("no.pt", "no.safetensors"), errors["text and prior"], strict=True)]
+    assert "are train or dev clips" in errors_of(file, sound | {"confirm": {"test_subjects": ["s1"]}})["split"][0]
+    # Clips that can't be used are rows of their own, and the split of the others is looked at all the same.
+    lines = (joint_folder / "clips.jsonl").read_text()
+    (joint_folder / "clips.jsonl").write_text(lines + '{"id": "ghost", "label": "wave"}\n')
+    errors = errors_of(file, sound)
+    assert (len(errors["source"]), len(errors["target"]), errors["split"]) == (1, 1, [])
+
+
+def test_statistics_that_divide_by_zero_are_a_row(tmp_path):
+    root = humanml3d_folder(tmp_path / "h")
+    np.save(root / "Std.npy", np.zeros(263))
+    found = check_corpus(open_raw(HumanML3DReader(path=root)))
+    assert any("every deviation must be above 0" in f.what for f in found if f.level == "error")
 
 
 def test_prepare_split_and_check_go_hand_in_hand(joint_folder, tmp_path):

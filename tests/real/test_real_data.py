@@ -11,10 +11,10 @@ import pytest
 
 from kinemic.config import HumanML3DReader, IdList, JointsReader, MiningConfig, NTUReader, SplitConfig, TfidfConfig
 from kinemic.data.check import check_corpus, check_split
+from kinemic.data.convert import read_features
 from kinemic.data.corpus import Corpus
 from kinemic.data.humanml3d import read_statistics
 from kinemic.data.prepare import prepare
-from kinemic.data.raw import load_features
 from kinemic.data.readers import open_raw
 from kinemic.data.splits import choose, load_trial_data, make_test_data, make_trial_data
 from kinemic.errors import DataError
@@ -124,7 +124,7 @@ def test_humanml3d_sample_has_features_and_statistics_but_no_texts(recordings):
     folder = recordings / "humanml3d_sample"
     with pytest.raises(DataError, match="texts: no such folder; expected captions"):
         open_raw(HumanML3DReader(path=folder, split=None))
-    features = load_features(folder / "new_joint_vecs" / "012314.npy")
+    features, _ = read_features(folder / "new_joint_vecs" / "012314.npy")
     shipped = np.load(folder / "new_joints" / "012314.npy")
     np.testing.assert_allclose(features_to_joints(features), shipped[: len(features)], atol=1e-3)
     assert np.abs(read_statistics(folder).normalise(features)).mean() < 2
