@@ -22,7 +22,7 @@ from kinemic.models.mdm import is_ignored
 from kinemic.motion import Statistics
 from kinemic.prior import Prior
 from kinemic.skeleton import NUM_FEATURES
-from kinemic.weights import read_torch, state_dict
+from kinemic.weights import read_torch, reason, state_dict
 
 CAPTION_TOKENS: Final = 20  # where the public code cuts HumanML3D's captions, start and end not counted
 _PUBLIC_HEADS: Final = 4  # hard-wired in the public code's options, so a state dict can't tell it
@@ -168,10 +168,10 @@ def _read_array(path: Path) -> NDArray[np.float32]:
     try:
         mapped = np.load(path, allow_pickle=False, mmap_mode="r")  # mapped: a header that lies takes no memory
         if not isinstance(mapped, np.ndarray) or mapped.dtype.kind not in "fiu":
-            raise CheckpointError(f"{path}: expected an array of numbers")
+            raise ValueError("expected numbers")
         return np.array(mapped[: NUM_FEATURES + 1], dtype=np.float32)
-    except (OSError, ValueError, EOFError, OverflowError, MemoryError, IndexError) as error:
-        raise CheckpointError(f"{path}: not a readable .npy array of statistics ({error})") from error
+    except Exception as error:  # whatever numpy's reader makes of a header that is none
+        raise CheckpointError(f"{path}: not a readable .npy array of statistics ({reason(error)})") from error
 
 
 def _shown(value: Any) -> str:

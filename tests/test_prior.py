@@ -256,3 +256,12 @@ def test_missing_and_damaged_files_are_one_line_errors(tmp_path: Path, name: str
         import_public(*arguments)
     assert "\n" not in str(error.value)
     assert name in str(error.value)
+
+
+def test_statistics_whose_header_is_damaged_are_one_line(tmp_path: Path) -> None:
+    arguments = public(tmp_path)
+    whole = (tmp_path / "Mean.npy").read_bytes()
+    (tmp_path / "Mean.npy").write_bytes(whole.replace(b"'shape': (263,)", b"'shape': (263, "))  # an open bracket
+    with pytest.raises(CheckpointError, match=r"Mean\.npy: not a readable") as error:
+        import_public(*arguments)
+    assert "\n" not in str(error.value)
