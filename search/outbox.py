@@ -13,6 +13,7 @@ import requests
 import sqlalchemy.exc
 from mlflow.exceptions import MlflowException
 
+from kinemic.faults import refusal
 from search.messages import first_line
 
 logger = logging.getLogger(__name__)
@@ -20,17 +21,26 @@ logger = logging.getLogger(__name__)
 # What a tracking call may end in: the server's answer, the connection, a database's lock, a file's.
 DELIVERY_ERRORS = (MlflowException, requests.exceptions.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError)
 _RETRY_AFTER = 2.0  # seconds before a failed delivery is tried again
+_SET_ASIDE_AFTER = 60.0  # seconds that a call may hold up the others while the server is well
 _LATER = (408, 425, 429)  # below 500, and all the same no refusal: too slow, too early, too many
 
 
 class Outbox:
     """Delivers calls in order; a call that fails because the server is away is tried until it succeeds.
 
-    A call that can't succeed, refused by the server or failed on this side, is dropped and counted in ``refused``.
+    A call that can't succeed, refused by the server or failed on this side, is dropped and counted in ``refused``. One
+    that fails for so long, ``set_aside_after`` seconds, while the server takes another, ``proof``, lets those behind it
+    pass; it is tried once more at the end.
     """
 
-    def __init__(self, retry_after: float = _RETRY_AFTER) -> None:
-        self._retry_after = retry_after
+    def __init__(
+        self,
+        retry_after: float = _RETRY_AFTER,
+        proof: Callable[[], None] | None = None,
+        set_aside_after: float = _SET_ASIDE_AFTER,
+    ) -> None:
+        self._retry_after, self._proof, self._set_aside_after = retry_after, proof, set_aside_after
+        self._aside: list[Callable[[], None]] = []
         self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._stop = threading.Event()
         self.refused: list[str] = []
@@ -52,9 +62,25 @@ class Outbox:
 
     def _deliver_all(self) -> None:
         while (call := self._calls.get()) is not None:
+            began = time.monotonic()
             while not self._delivered(call) and not self._stop.is_set():
                 self.late += 1
+                if time.monotonic() - began >= self._set_aside_after and self._server_is_well():
+                    self._aside.append(call)
+                    break
                 time.sleep(self._retry_after)
+        for call in self._aside:
+            if not self._delivered(call):
+                self.refused.append(f"{self.reason} (tried for {self._set_aside_after:g} s and at the end)")
+
+    def _server_is_well(self) -> bool:
+        if self._proof is None:
+            return False
+        try:
+            self._proof()
+        except Exception:  # of whatever kind: the server does not take what it took before
+            return False
+        return True
 
     def _delivered(self, call: Callable[[], None]) -> bool:
         try:
@@ -73,6 +99,8 @@ def is_away(error: Exception) -> bool:
     status = _status(error)
     if status is not None:
         return status >= 500 or status in _LATER
+    if isinstance(error, OSError) and refusal(error) is not None:  # the disk of a local store is full
+        return True
     away = (requests.exceptions.RequestException, sqlalchemy.exc.OperationalError, ConnectionError, TimeoutError)
     return isinstance(error, away)
 

@@ -75,12 +75,13 @@ def start(
 ) -> Opened:
     """Check and prepare a new search in ``runs/NAME``; its inputs are made from its data unless they are given.
 
-    Raises KinemicError before anything of the search is written: for a name that is taken, a tracking server that can't
-    be reached, data that can't be used.
+    Raises KinemicError before anything of the search is written: for a name that is taken, and for a tracking server, a
+    storage or data that can't be used.
     """
     folder = SearchFolder((runs / config.name).resolve())
     _check_new(folder, config, runs)
     check_reachable(tracking_uri(config, runs))
+    studies.prove_storage(config)
     inputs, source_clips = prepared or prepare(config, runs, progress)
     space = resolve_space(config.space, source_clips, config.trial.judge.profile)
     with sole(folder.path):

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import requests
+import sqlalchemy
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
@@ -23,23 +25,29 @@ from search.tracking import opened
 from search.urls import is_sqlite, resolve, sqlite_url
 from search.view import runs_link
 
+_SEARCH = "/api/2.0/mlflow/experiments/search"
+
 
 def check_reachable(uri: str) -> None:
-    """Check within seconds that a tracking server answers, before anything is prepared; writes nothing.
+    """Ask a tracking store for an experiment, within seconds, before anything is prepared; writes nothing.
 
-    Raises KinemicError for a server that doesn't answer, and for a kind of URI that can't be a tracking store.
+    Raises KinemicError for a server that doesn't answer or that answers as no MLflow does, for a database that can't be
+    read, and for a kind of URI that can't be a tracking store.
     """
     shown, uri = without_secrets(uri), resolve(uri)
-    if is_sqlite(uri):
-        return
     if not uri.startswith(("http://", "https://")):
-        if "://" in uri and not uri.startswith("file:"):
-            return  # another database or a plug-in: MLflow itself says what is wrong with it
-        raise KinemicError(f"tracking.uri {shown}: expected http(s)://HOST:PORT or sqlite:///PATH, not a folder")
+        if "://" not in uri or uri.startswith("file:"):
+            raise KinemicError(f"tracking.uri {shown}: expected http(s)://HOST:PORT or sqlite:///PATH, not a folder")
+        database = Path(sqlalchemy.make_url(uri).database or "") if is_sqlite(uri) else None
+        if database is None or database.exists():  # else it is made when the search starts
+            with opened(uri) as client:
+                client.search_experiments(max_results=1)
+        return
     try:
         # Asked as MLflow's client asks, with its certificates and its credentials, but once and for seconds only.
         creds = get_default_host_creds(uri)
-        answer = http_request(creds, "/health", "GET", max_retries=0, timeout=5, retry_codes=(), raise_on_status=False)
+        settings = {"max_retries": 0, "timeout": 5, "retry_codes": (), "raise_on_status": False}
+        answer = http_request(creds, _SEARCH, "POST", json={"max_results": 1}, **settings)
     except (MlflowException, ImportError, ValueError) as error:
         raise KinemicError(
             f"MLflow at {shown} cannot be reached ({first_line(_cause(error))}); start it, or leave tracking.uri out "
@@ -47,6 +55,23 @@ def check_reachable(uri: str) -> None:
         ) from error
     if answer.status_code >= 500:
         raise KinemicError(f"MLflow at {shown} answers with error {answer.status_code}; is it still starting?")
+    if answer.status_code in (401, 403):
+        raise KinemicError(
+            f"MLflow at {shown} refuses with status {answer.status_code}; give a user that may write there: "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
+    if answer.status_code != 200 or not _is_mlflows(answer):
+        raise KinemicError(
+            f"MLflow at {shown}: what answers there with status {answer.status_code} is no MLflow server; is it a "
+            "proxy or a login page? Check tracking.uri"
+        )
+
+
+def _is_mlflows(answer: requests.Response) -> bool:
+    try:
+        return isinstance(answer.json(), dict)
+    except ValueError:
+        return False
 
 
 def page_of(config: SearchConfig, runs: Path) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kinemic.config import TrialConfig
 from kinemic.documents import validate_result
-from kinemic.errors import ConfigError, KinemicError
+from kinemic.errors import ConfigError, InfrastructureError, KinemicError
 from kinemic.reading import with_values
 from kinemic.report import RungReport
 from kinemic.seeding import derive_seed
@@ -23,7 +24,7 @@ from search.config import SamplerConfig, SearchConfig
 from search.failures import INFRASTRUCTURE, OUT_OF_MEMORY, Failure
 from search.messages import first_line
 from search.space import Domain, Scalar, contains, ordered, published_values, space_hash
-from search.storage import PatientStorage
+from search.storage import PatientStorage, prove
 from search.urls import resolve, sqlite_url
 
 _FIXED, _ROLE, _RUNG, _DECISION, _LEADER = "fixed", "role", "rung:", "decision", "variant_of"
@@ -44,6 +45,17 @@ def study_name(config: SearchConfig, space: Mapping[str, Domain]) -> str:
 def storage_url(config: SearchConfig, folder: Path) -> str:
     """Return the URL of the study's storage, references as they are; by default a SQLite file in the folder."""
     return config.storage or sqlite_url(folder / "study.db")
+
+
+def prove_storage(config: SearchConfig) -> None:
+    """Open the storage that a search names, and write to it what is taken back, before anything is prepared.
+
+    A default one lies in the search's folder, which is made later. Raises ConfigError.
+    """
+    if config.storage is None:
+        return
+    with _one_line_of(config.storage):
+        prove(PatientStorage(resolve(config.storage), patience=0.0))
 
 
 def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain], source_clips: int) -> optuna.Study:
@@ -290,9 +302,15 @@ def _frozen(trial: optuna.Trial) -> FrozenTrial:
 
 
 def _open_storage(url: str, patience: float) -> optuna.storages.BaseStorage:
-    try:
+    with _one_line_of(url):
         return optuna.storages.get_storage(PatientStorage(resolve(url), patience))
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, OSError) as error:
+
+
+@contextmanager
+def _one_line_of(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, InfrastructureError, ImportError, ValueError, OSError) as error:
         raise ConfigError(
             f"storage {url}: cannot be opened ({first_line(error)}); give a URL such as sqlite:///PATH"
         ) from error

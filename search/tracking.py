@@ -73,7 +73,7 @@ class Tracker:
         self._client, self._experiment, self._identity = client, experiment_id, identity
         self.parent_id = parent_id
         self._children: dict[int, _Child] = {}
-        self._outbox = Outbox(retry_after)
+        self._outbox = Outbox(retry_after, self._prove)
         self._find_children()
 
     def is_ended(self, number: int) -> bool:
@@ -160,6 +160,10 @@ class Tracker:
     def refused(self) -> list[str]:
         """Calls that the server refused, one line each."""
         return self._outbox.refused
+
+    def _prove(self) -> None:
+        """Write what is there already, as a sign that the server takes calls."""
+        self._client.set_tag(self.parent_id, IDENTITY_TAG, self._identity)
 
     def _find_children(self) -> None:
         token: str | None = None

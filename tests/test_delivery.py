@@ -8,7 +8,7 @@ import shutil
 import ssl
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +24,7 @@ from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 
 from kinemic.config import TrialConfig
 from kinemic.errors import KinemicError
+from search import runner
 from search.folder import differences, dump_tracked
 from search.outbox import Outbox, is_away
 from search.registry import Registry, find_run
@@ -35,11 +36,19 @@ LATER = (408, 425, 429, 500, 503)
 REFUSED = (400, 401, 403, 404, 413)
 
 
+NOTHING = b"{}"  # MLflow's own, where there is no experiment
+
+
 @dataclass
 class Proxy:
-    """What stands before an MLflow server: answers everything with one status and its own page, and keeps headers."""
+    """What stands before an MLflow server: answers everything with one status and its own page, and keeps headers.
+
+    What is asked of the path ``broken`` it answers with 500.
+    """
 
     status: int = 200
+    page: bytes = b"<html>no</html>"
+    broken: str = "nothing"
     port: int = 0
     seen: list[str | None] = field(default_factory=list)  # of each request the Authorization header
 
@@ -50,10 +59,10 @@ def serving(proxy: Proxy, certificate: Path | None = None) -> Iterator[Proxy]:
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             proxy.seen.append(self.headers.get("Authorization"))
-            self.send_response(proxy.status)
-            self.send_header("Content-Length", "15")
+            self.send_response(500 if proxy.broken in self.path else proxy.status)
+            self.send_header("Content-Length", str(len(proxy.page)))
             self.end_headers()
-            self.wfile.write(b"<html>no</html>")
+            self.wfile.write(proxy.page)
 
         def log_message(self, *_: object) -> None: ...
 
@@ -160,7 +169,7 @@ def test_a_server_of_a_private_authority_is_asked_by_the_certificate_that_mlflow
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pem = certificate(tmp_path / "server.pem")
-    with serving(Proxy(), pem) as proxy:
+    with serving(Proxy(page=NOTHING), pem) as proxy:
         uri = f"https://127.0.0.1:{proxy.port}"
         with pytest.raises(KinemicError, match="certificate verify failed") as caught:
             check_reachable(uri)
@@ -174,11 +183,95 @@ def test_a_server_of_a_private_authority_is_asked_by_the_certificate_that_mlflow
 def test_a_server_is_asked_with_the_credentials_that_mlflow_is_given(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    proxy.page = NOTHING
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "t")
     check_reachable(f"http://127.0.0.1:{proxy.port}/")
     monkeypatch.delenv("MLFLOW_TRACKING_TOKEN")
     check_reachable(f"http://u:p@127.0.0.1:{proxy.port}")
     assert proxy.seen == ["Bearer t", "Basic dTpw"]
+
+
+@pytest.mark.parametrize(
+    ("status", "page", "line"),
+    [
+        (
+            200,
+            b"<html>log in</html>",
+            "with status 200 is no MLflow server; is it a proxy or a login page",
+        ),
+        (200, b"[]", "with status 200 is no MLflow server"),
+        (404, b"<html>no</html>", "with status 404 is no MLflow server"),
+        (401, b"", "refuses with status 401; give a user that may write there: MLFLOW_TRACKING_USERNAME and"),
+        (403, b"{}", "refuses with status 403; give a user"),
+    ],
+)
+def test_what_is_no_mlflow_or_refuses_is_told_before_anything_is_prepared(
+    status: int, page: bytes, line: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    proxy.status, proxy.page = status, page
+    config = search(tracking={"uri": f"http://127.0.0.1:{proxy.port}"})
+    with pytest.raises(KinemicError, match=line) as caught:
+        runner.start(config, tmp_path / "runs")
+    assert (caught.value.exit_code, "\n" in str(caught.value)) == (2, False)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_database_that_is_none_is_told_before_anything_is_prepared(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database, but long enough to be read as one " * 40)
+    with pytest.raises(KinemicError, match=r"MLflow at sqlite:///.* (refuses|cannot be reached)"):
+        runner.start(search(tracking={"uri": f"sqlite:///{tmp_path / 'mlflow.db'}"}), tmp_path / "runs")
+    for storage in (f"sqlite:///{tmp_path / 'mlflow.db'}", f"sqlite:///{tmp_path / 'none' / 'study.db'}"):
+        with pytest.raises(KinemicError, match=f"storage {storage}: cannot be opened") as caught:
+            runner.start(search(storage=storage), tmp_path / "runs")
+        assert (caught.value.exit_code, "\n" in str(caught.value)) == (2, False)
+    assert not (tmp_path / "runs").exists()
+
+
+def tags(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> tuple[Outbox, Callable[[str], None]]:
+    """An outbox before a server, and what sets a tag on a run or, where that is broken, on an experiment."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    proxy.page = NOTHING
+    client = MlflowClient(f"http://127.0.0.1:{proxy.port}")
+    outbox = Outbox(0.01, lambda: client.set_experiment_tag("1", "proof", "1"), set_aside_after=0.1)
+    on = {"run": lambda: client.set_tag("1", "a", "b"), "experiment": lambda: client.set_experiment_tag("1", "a", "b")}
+    return outbox, lambda what: outbox.put(on[what])
+
+
+def test_a_call_that_is_refused_for_ever_lets_the_others_pass_and_is_named(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, put = tags(proxy, monkeypatch)
+    arrived: list[str] = []
+    proxy.broken = "runs/set-tag"
+    put("run")
+    put("experiment")
+    outbox.put(lambda: arrived.append("next"))
+    assert outbox.close(patience=60.0)
+    assert arrived == ["next"]
+    (line,) = outbox.refused
+    assert "runs/set-tag" in line
+    assert line.endswith("(tried for 0.1 s and at the end)")
+
+
+def test_a_call_that_was_set_aside_is_delivered_at_the_end_where_it_can_be(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, put = tags(proxy, monkeypatch)
+    proxy.broken = "runs/set-tag"
+    put("run")
+    outbox.put(lambda: setattr(proxy, "broken", "nothing"))
+    assert outbox.close(patience=60.0)
+    assert outbox.refused == []
+    assert len(outbox._aside) == 1
+
+
+def test_while_the_whole_server_is_away_no_call_is_set_aside(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox, put = tags(proxy, monkeypatch)
+    proxy.status = 500
+    put("run")
+    put("experiment")
+    assert not outbox.close(patience=0.5)
+    assert (outbox.refused, outbox._aside) == ([], [])
 
 
 def test_a_server_that_answers_with_an_error_is_one_line(proxy: Proxy) -> None:
