@@ -150,7 +150,9 @@ class SearchFolder:
     def refuse_edits(self) -> None:
         """Raise KinemicError, naming the first setting with both values, where ``edits`` finds any."""
         if line := self._edited():
-            raise KinemicError(f"{line}; take the change back, or start another search: --set name=NEW")
+            raise KinemicError(
+                f"{line}; its trials could not be compared: take the change back, or start another: --set name=NEW"
+            )
 
     def warn_of_edits(self) -> None:
         """Warn of the same: what is shown is of trials that ran under the settings before."""
@@ -160,7 +162,7 @@ class SearchFolder:
     def _edited(self) -> str:
         found = self.edits()
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        return f"{self._config} was edited by hand, and its trials with it: {found[0]}{more}" if found else ""
+        return f"{self._config} was edited by hand: {found[0]}{more}" if found else ""
 
 
 def settings_of(config: SearchConfig) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def test_an_edit_that_changes_trials_is_refused_with_its_path(
         assert line in error
         assert str(opened.folder.path / "search.yaml") in error
     assert not (opened.folder.path / "out").exists()
-    with pytest.warns(DataWarning, match="was edited by hand, .*; what is shown is from before"):
+    with pytest.warns(DataWarning, match="was edited by hand: .*; what is shown is from before"):
         assert kinemic(opened.folder, "status") == 0
     with pytest.raises(KinemicError, match="was edited by hand"):
         runner.reopen(NAME, opened.folder.path.parent)
