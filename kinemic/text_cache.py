@@ -6,16 +6,18 @@ import hashlib
 import os
 import re
 import sqlite3
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinemic.errors import DataError
+from kinemic.digests import SIZE, digest_bytes
+from kinemic.errors import DataError, DataWarning
 from kinemic.faults import writing
 from kinemic.store import DATABASE
 
@@ -61,8 +63,8 @@ class CachedEncoder:
                 rows = self.encoder.encode(block)
                 known |= zip(block, rows, strict=True)
                 with database:
-                    values = [(c, np.ascontiguousarray(r, "<f4").tobytes()) for c, r in zip(block, rows, strict=True)]
-                    database.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", values)
+                    values = [(c, _packed(c, np.ascontiguousarray(r, "<f4"))) for c, r in zip(block, rows, strict=True)]
+                    database.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", values)
         if not captions:
             return np.zeros((0, self.dim), dtype=np.float32)
         return np.stack([known[caption] for caption in captions])
@@ -90,16 +92,31 @@ class CachedEncoder:
             ) from error
 
     def _read(self, database: sqlite3.Connection, captions: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        damaged = 0
         for start in range(0, len(captions), _CHUNK):
             chunk = captions[start : start + _CHUNK]
             marks = ",".join("?" * len(chunk))
-            for caption, vector in database.execute(f"SELECT * FROM embeddings WHERE caption IN ({marks})", chunk):
-                row = np.frombuffer(vector, dtype="<f4")
-                if row.shape != (self.dim,):
+            for caption, packed in database.execute(f"SELECT * FROM embeddings WHERE caption IN ({marks})", chunk):
+                row = np.frombuffer(packed[:-SIZE] if isinstance(packed, bytes) else b"", dtype=np.uint8)
+                if packed != _packed(caption, row):
+                    damaged += 1
+                    continue
+                if row.nbytes != 4 * self.dim:
                     raise DataError(
-                        f"{self.file}: holds rows of {len(row)} numbers, {self.id} has {self.dim}; delete it"
+                        f"{self.file}: holds rows of {row.nbytes // 4} numbers, {self.id} has {self.dim}; delete it"
                     )
-                yield caption, row
+                yield caption, row.view("<f4")
+        if damaged:
+            warnings.warn(
+                f"{self.file}: {damaged} embeddings are damaged or of an earlier version; they are made again",
+                DataWarning,
+                stacklevel=2,
+            )
+
+
+def _packed(caption: str, row: NDArray[Any]) -> bytes:
+    """A row as it is stored: its bytes, and the digest of caption and bytes."""
+    return row.tobytes() + digest_bytes(caption, row)
 
 
 def forget(file: Path) -> bool:

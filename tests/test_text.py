@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 
 from kinemic import text_weights
 from kinemic.config import OpenClipConfig, TfidfConfig
-from kinemic.errors import CheckpointError, ConfigError, DataError
+from kinemic.errors import CheckpointError, ConfigError, DataError, DataWarning
 from kinemic.text import CachedEncoder, TextEncoder, build_encoder, embed, load_encoder, save_encoder
 from kinemic.text_tfidf import TfidfEncoder, content_stems, stem
 
@@ -324,6 +325,20 @@ def test_writers_at_once_lose_nothing(tmp_path):
     late = Counting()
     CachedEncoder(late, tmp_path).encode(["x" * n for n in range(250)])
     assert late.asked == []
+
+
+def test_a_damaged_embedding_is_made_again_with_a_warning(tmp_path):
+    encoder = CachedEncoder(Counting(), tmp_path)
+    sound = encoder.encode(["a", "bb"])
+    with closing(sqlite3.connect(encoder.file)) as database, database:
+        (packed,) = database.execute("SELECT vector FROM embeddings WHERE caption = 'bb'").fetchone()
+        flipped = bytes([packed[0] ^ 1]) + packed[1:]
+        database.execute("UPDATE embeddings SET vector = ? WHERE caption = 'bb'", (flipped,))
+    again = CachedEncoder(Counting(), tmp_path)
+    with pytest.warns(DataWarning, match="1 embeddings are damaged"):
+        np.testing.assert_array_equal(again.encode(["a", "bb"]), sound)
+    assert again.encoder.asked == ["bb"]
+    np.testing.assert_array_equal(CachedEncoder(Counting(), tmp_path).encode(["bb"]), sound[1:])
 
 
 def test_a_damaged_cache_and_one_of_another_width_are_one_line(tmp_path):
