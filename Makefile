@@ -7,7 +7,7 @@ SYSTEM := $(VENV)/.installed-system
 # A fresh name each time: a finished search is never overwritten.
 DEMO ?= demo-$(shell date +%m%d-%H%M%S)
 
-.PHONY: venv demo test system-test faults parity lint bench golden-folder
+.PHONY: venv demo test system-test faults fuzz parity lint bench golden-folder
 
 venv: $(READY)
 
@@ -26,6 +26,11 @@ system-test: $(SYSTEM)
 # and what it leaves out: kill -9 of confirmations.
 faults: $(READY)
 	KINEMIC_FAULTS=all $(BIN)/python -m pytest tests/faults
+
+# What make test tries a sample of: damaged inputs of every kind. INPUTS=20000 tries more.
+INPUTS ?= 5000
+fuzz: $(READY)
+	$(BIN)/python -W ignore -m tests.fuzz --inputs $(INPUTS)
 
 # KINEMIC_GOLDEN=DIR make parity checks any folder of the golden form.
 parity: golden-folder $(READY)
