@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -101,15 +102,11 @@ def main() -> int:
         for kind in given.kinds:
             surveys.append(Survey(kind, folder, server))
             surveys[-1].run(-(-given.inputs // len(given.kinds)), given.seed)
-            print(_row(surveys[-1]), flush=True)
+            print(_row(surveys[-1]), *_faults(surveys[-1]), sep="\n", flush=True)
     total = Counter[str]()
     for survey in surveys:
         total += survey.ends
     print(_row(Survey("all", folder, server, total, seconds=sum(survey.seconds for survey in surveys))))
-    for survey in surveys:
-        for name, (case, tried) in survey.faults.items():
-            print(f"\n{survey.kind}: {name}\n  {' '.join(case.command)}{' (signed)' * case.signed}")
-            print(f"  {_short(case.damage)}\n  {tried.fault}")
     return 1 if total["unexpected"] + total["hang"] else 0
 
 
@@ -117,6 +114,12 @@ def _row(survey: Survey) -> str:
     names = ("exit 0", "exit 1", "exit 2", "unexpected", "hang")
     ends = "  ".join(f"{name} {survey.ends[name]:5d}" for name in names)
     return f"{survey.kind:14s} inputs {survey.ends.total():5d}  {ends}  {survey.seconds:6.0f} s"
+
+
+def _faults(survey: Survey) -> Iterator[str]:
+    for name, (case, tried) in survey.faults.items():
+        yield f"  {name}\n    {tried.fault}\n    {' '.join(case.command)}{' (signed)' * case.signed}"
+        yield f"    {_short(case.damage)}"
 
 
 def _short(damage: object) -> str:
