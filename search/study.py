@@ -32,6 +32,7 @@ _FAILURE_KIND, _FAILURE_MESSAGE, _ENLARGED, _MEMORY = "failure_kind", "failure_m
 _FAULT = "fault"  # of the machine, that a trial waits out
 _SEARCHED = "searched_seconds"  # of the study
 PUBLISHED = "published"
+_SQLITE_HEADER = 100  # bytes
 
 Kept = TypeVar("Kept")
 Default = TypeVar("Default")
@@ -91,17 +92,26 @@ def open_study(config: SearchConfig, folder: Path, name: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = storage_url(config, folder)
     try:
+        if _is_empty(resolve(url)):  # Optuna would make a database of it
+            raise KeyError(name)
         study = optuna.load_study(study_name=name, storage=_open_storage(url, config.patience))
-        study.get_trials(deepcopy=False)
-        return study
-    except (ValueError, TypeError) as error:  # JSON that was edited by hand
-        raise KinemicError(
-            f"{url} holds a damaged study {name!r} ({first_line(error)}); put back a copy of it"
-        ) from error
     except KeyError as error:
         raise KinemicError(
             f"{url} holds no study {name!r}; the search {config.name!r} has no trials to show"
         ) from error
+    try:
+        study.get_trials(deepcopy=False)
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+    ) as error:  # rows that were edited by hand
+        raise KinemicError(
+            f"{url} holds a damaged study {name!r} ({first_line(error)}); put back a copy of it"
+        ) from error
+    return study
 
 
 def attribute(
@@ -304,6 +314,14 @@ def _frozen(trial: optuna.Trial) -> FrozenTrial:
 def _open_storage(url: str, patience: float) -> optuna.storages.BaseStorage:
     with _one_line_of(url):
         return optuna.storages.get_storage(PatientStorage(resolve(url), patience))
+
+
+def _is_empty(url: str) -> bool:
+    place = sqlalchemy.make_url(url)
+    if place.get_backend_name() != "sqlite" or not place.database or place.database.startswith((":", "file:")):
+        return False
+    # SQLite, too, takes what is shorter than its own header for an empty database.
+    return not Path(place.database).exists() or Path(place.database).stat().st_size < _SQLITE_HEADER
 
 
 @contextmanager

@@ -27,10 +27,15 @@ _HEADERS: Mapping[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], 
 
 def load_array(path: Path) -> NDArray[Any]:
     """Map one npy file of floating point numbers, read-only. Raises DataError for anything else."""
-    with _reading(path, "npy"):
-        array = npy.open_memmap(path, mode="r")
+    array = map_array(path)
     need_floats(path, path.stem, array)
     return array
+
+
+def map_array(path: Path) -> NDArray[Any]:
+    """Map one npy file, read-only. Raises DataError for anything else."""
+    with _reading(path, "npy"):
+        return npy.open_memmap(path, mode="r")
 
 
 def load_arrays(path: Path, keys: tuple[str, ...]) -> dict[str, NDArray[Any]]:

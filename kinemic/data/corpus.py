@@ -8,18 +8,18 @@ milliseconds. What is read is checked by its digest: small files as a whole, a c
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kinemic.data.arrays import map_array
 from kinemic.digests import digest_bytes, digest_of
-from kinemic.documents import parse_json
+from kinemic.documents import parse_json, read_result, validate_result
 from kinemic.errors import DataError
 from kinemic.motion import Statistics, features_to_joints
 from kinemic.skeleton import NUM_FEATURES
@@ -36,6 +36,38 @@ META, CLIPS, CAPTIONS = "corpus.json", "clips.json", "captions.json"
 _ARRAYS = ("offsets.npy", "labels.npy", "statistics.npy")
 _DIGESTS = "digests.npy"
 SMALL_FILES = (*_ARRAYS, _DIGESTS, CLIPS, CAPTIONS)  # their digests are in META
+
+
+Columns = TypeVar("Columns", "_Clips", "_Captions")
+
+
+@dataclass(frozen=True)
+class _Meta:
+    clips: int
+    frames: int
+    role: Role
+    classes: list[str]
+    class_captions: list[list[str]]
+    content_hash: str
+    notes: dict[str, Any]
+    files: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if len(self.class_captions) != len(self.classes):
+            raise ValueError(f"captions of {len(self.class_captions)} classes, not of {len(self.classes)}")
+
+
+@dataclass(frozen=True)
+class _Clips:
+    names: list[str]
+    subjects: list[str | None]
+    parts: list[Part | None]
+    segments: list[list[Segment]]
+
+
+@dataclass(frozen=True)
+class _Captions:
+    captions: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -69,16 +101,17 @@ class Corpus:
     def open(cls, path: Path) -> Corpus:
         """Open a packed folder, read-only. Raises DataError for a missing, damaged or foreign folder."""
         meta = _read_meta(path)
-        try:
-            features = np.load(path / "features.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise _damaged(path, str(error)) from error
+        features = _map_array(path, "features.npy")
         offsets, labels, statistics = (_read_array(path, name, meta) for name in _ARRAYS)
         clips, frames = meta["clips"], meta["frames"]
         expected = ((frames, NUM_FEATURES), (clips + 1,), (clips,), (2, NUM_FEATURES))
         found = (features.shape, offsets.shape, labels.shape, statistics.shape)
         if found != expected or features.dtype != np.float32:
             raise _damaged(path, f"its arrays have shapes {found}, its {META} says {expected}")
+        if not _are_within(offsets, frames) or not _are_within(labels, len(meta["classes"]) - 1, least=-1):
+            raise _damaged(
+                path, f"its offsets or labels do not fit its {frames} frames and {len(meta['classes'])} classes"
+            )
         return cls(path, meta, features, offsets, labels, Statistics(statistics[0], statistics[1]))
 
     @classmethod
@@ -152,27 +185,27 @@ class Corpus:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the clips."""
-        return tuple(self._clips["names"])
+        return tuple(self._clips.names)
 
     @cached_property
     def subjects(self) -> tuple[str | None, ...]:
         """Performer of each clip, where known."""
-        return tuple(self._clips["subjects"])
+        return tuple(self._clips.subjects)
 
     @cached_property
     def parts(self) -> tuple[Part | None, ...]:
         """Part of the split of each clip; None outside trial and test data."""
-        return tuple(self._clips["parts"])
+        return tuple(self._clips.parts)
 
     @cached_property
     def segments(self) -> tuple[tuple[Segment, ...], ...]:
         """Where each action lies in each clip: (action, first frame, frame after the last); for generated clips."""
-        return tuple(tuple((a, s, e) for a, s, e in clip) for clip in self._clips["segments"])
+        return tuple(map(tuple, self._clips.segments))
 
     @cached_property
     def captions(self) -> tuple[tuple[str, ...], ...]:
         """Captions of each clip."""
-        return tuple(tuple(clip) for clip in self._read(CAPTIONS)["captions"])
+        return tuple(map(tuple, self._read(CAPTIONS, _Captions).captions))
 
     @cached_property
     def digests(self) -> NDArray[np.uint64]:
@@ -218,15 +251,15 @@ class Corpus:
         return {name: i for i, name in enumerate(self.names)}
 
     @cached_property
-    def _clips(self) -> dict[str, Any]:
-        return self._read(CLIPS)
+    def _clips(self) -> _Clips:
+        return self._read(CLIPS, _Clips)
 
-    def _read(self, file: str) -> dict[str, Any]:
+    def _read(self, file: str, model: type[Columns]) -> Columns:
         try:
-            columns: dict[str, Any] = parse_json(_read_bytes(self.path, file, self.meta))
-            wrong = [name for name, values in columns.items() if len(values) != len(self)]
-        except (ValueError, AttributeError, TypeError) as error:
+            columns = read_result(_read_bytes(self.path, file, self.meta), model)
+        except ValueError as error:
             raise _damaged(self.path, f"{file}: {error}") from error
+        wrong = [name for name, values in vars(columns).items() if len(values) != len(self)]
         if wrong:
             raise _damaged(self.path, f"{file} does not list {len(self)} {wrong[0]}")
         return columns
@@ -251,11 +284,19 @@ def digest_of_meta(meta: Mapping[str, Any]) -> str:
 
 
 def _read_array(path: Path, name: str, meta: Mapping[str, Any]) -> NDArray[Any]:
+    _read_bytes(path, name, meta)
+    return np.array(_map_array(path, name))
+
+
+def _map_array(path: Path, name: str) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(io.BytesIO(_read_bytes(path, name, meta)), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise _damaged(path, f"{name}: {error}") from error
-    return array
+        return map_array(path / name)
+    except DataError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _are_within(numbers: NDArray[Any], most: int, least: int = 0) -> bool:
+    return numbers.dtype == np.int64 and bool((numbers >= least).all() and (numbers <= most).all())
 
 
 def _read_bytes(path: Path, name: str, meta: Mapping[str, Any]) -> bytes:
@@ -282,7 +323,10 @@ def _read_meta(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: packed as version {version}, this is version {VERSION}; pack it anew")
     if meta.get("digest") != digest_of_meta(meta):
         raise _damaged(path, f"{META} is not what was packed")
-    return meta
+    try:
+        return meta | vars(validate_result(meta, _Meta))
+    except ValueError as error:
+        raise _damaged(path, f"{META}: {error}") from error
 
 
 def _damaged(path: Path, why: str) -> DataError:

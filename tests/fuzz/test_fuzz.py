@@ -17,7 +17,6 @@ from tests.fuzz.server import Server
 from tests.fuzz.trying import attempt
 
 SAMPLE = 12
-UNMENDED = {"corpus", "study"}
 COMMANDS = [(kind.example, command) for kind in KINDS.values() for command in kind.commands]
 
 
@@ -43,7 +42,7 @@ def test_every_command_takes_its_example_while_it_is_whole(place: Path, server: 
         assert why in tried.ended.err
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in UNMENDED])
+@pytest.mark.parametrize("kind", KINDS)
 def test_damaged_input_is_refused_in_one_line_or_used(kind: str, place: Path, server: Server) -> None:
     @settings(
         max_examples=SAMPLE,
