@@ -166,8 +166,8 @@ class SearchFolder:
 
 
 def settings_of(config: SearchConfig) -> dict[str, Any]:
-    """Return the settings of a search, without where its study and its tracking are: those may move."""
-    return config.model_dump(mode="json", exclude={"storage", "tracking"})
+    """Return the settings of a search without its test split, and without its storage and tracking, which may move."""
+    return config.model_dump(mode="json", exclude={"storage", "tracking", "confirm"})
 
 
 def new_identity(study: str) -> str:

@@ -25,8 +25,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)
 os.environ.pop("LINES", None)
 
-# A suite that a shell started in the background ignores Ctrl-C, and so would all that the tests interrupt.
+# A suite that a shell started in the background ignores Ctrl-C, one under nohup SIGHUP, and so would all that
+# the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -31,7 +31,7 @@ def go_on(opened: Opened, runs: Path) -> str:
         bench.run_all()
         return sitting.tracker.parent_id
 
-    return sit(opened, runs, body, lambda: "").made
+    return sit(opened, runs, body, lambda: "", "").made
 
 
 def tracked(uri: str) -> tuple[set[str], dict[str, list[Run]]]:
