@@ -118,7 +118,8 @@ def _sit(
     config, state = opened.config, opened.state
     work = Work(state.inputs, config.trial, config.seeds, opened.folder.trials, run_trial)
     uri, artifacts = tracking_uri(config, runs), artifacts_folder(config, runs)
-    tracker = open_tracker(uri, config.tracking.experiment, state.identity, config.name, artifacts)
+    names = config.tracking.experiment, state.identity, config.name
+    tracker = patiently(lambda: open_tracker(uri, *names, artifacts), config.patience)
     made, status, patience = list[Made](), refused, _PATIENCE
     try:
         sitting = Sitting(opened, work, tracker, watch)

@@ -36,17 +36,18 @@ class PatientStorage(RDBStorage):
     """
 
     def __init__(self, url: str, patience: float) -> None:
-        self._patience, self._place = patience, without_secrets(url)
+        self._patience, self._url = patience, url
         self._gave_up: OutOfPatienceError | None = None
         self._created: int | None = None  # the id that the trial which is being created got in an earlier try
         super().__init__(url, engine_kwargs=_engine_settings(url))
-        sqlalchemy.event.listen(self.engine, "handle_error", self._told)
+        sqlalchemy.event.listen(self.engine, "handle_error", self._renamed)
 
-    def _told(self, context: sqlalchemy.engine.ExceptionContext) -> InfrastructureError | None:
+    def _renamed(self, context: sqlalchemy.engine.ExceptionContext) -> InfrastructureError | None:
         """Give an error of the database that is the machine's a class of its own, before Optuna calls it bad data."""
-        if context.is_pre_ping or not _is_the_machines(context):
+        error = context.sqlalchemy_exception
+        if context.is_pre_ping or not isinstance(error, sqlalchemy.exc.DBAPIError) or not _is_the_machines(error):
             return None
-        return InfrastructureError(f"study in {self._place}: {first_line(context.original_exception)}")
+        return InfrastructureError(_told(self._url, error))
 
     def patiently(self, call: Callable[[], T]) -> T:
         """Return what a call of this storage returns, made again while the database refuses."""
@@ -102,6 +103,23 @@ for _name in (
     setattr(PatientStorage, _name, _waits(_name))
 
 
+def open_storage(url: str, patience: float) -> PatientStorage:
+    """Open a storage that was in use before, or was proven: what the machine refuses is waited out.
+
+    Raises OutOfPatienceError, SQLAlchemyError.
+    """
+
+    def once() -> PatientStorage:
+        try:
+            return PatientStorage(url, patience)
+        except sqlalchemy.exc.DBAPIError as error:
+            if not _is_the_machines(error):
+                raise
+            raise InfrastructureError(_told(url, error)) from error
+
+    return patiently(once, patience)
+
+
 def prove(storage: RDBStorage) -> None:
     """Write a study and take it back, all in one transaction. Raises SQLAlchemyError, InfrastructureError."""
     with storage.engine.connect() as connection, connection.begin() as transaction:
@@ -117,8 +135,12 @@ def _engine_settings(url: str) -> dict[str, Any]:
     return ping | {"connect_args": {name: value for name, value in known.items() if name not in address.query}}
 
 
-def _is_the_machines(context: sqlalchemy.engine.ExceptionContext) -> bool:
-    if isinstance(context.original_exception, sqlite3.OperationalError):
-        return context.original_exception.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR  # that is a wrong statement
+def _is_the_machines(error: sqlalchemy.exc.DBAPIError) -> bool:
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return error.orig.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR  # that is a wrong statement
     lost = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
-    return context.is_disconnect or isinstance(context.sqlalchemy_exception, lost)
+    return error.connection_invalidated or isinstance(error, lost)
+
+
+def _told(url: str, error: sqlalchemy.exc.DBAPIError) -> str:
+    return f"study in {without_secrets(url)}: {first_line(error.orig or error)}"

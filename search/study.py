@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from search.config import SamplerConfig, SearchConfig
 from search.failures import INFRASTRUCTURE, OUT_OF_MEMORY, Failure
 from search.messages import first_line
 from search.space import Domain, Scalar, contains, ordered, published_values, space_hash
-from search.storage import PatientStorage, prove
+from search.storage import PatientStorage, open_storage, prove
 from search.urls import resolve, sqlite_url
 
 _FIXED, _ROLE, _RUNG, _DECISION, _LEADER = "fixed", "role", "rung:", "decision", "variant_of"
@@ -51,12 +52,17 @@ def storage_url(config: SearchConfig, folder: Path) -> str:
 def prove_storage(config: SearchConfig) -> None:
     """Open the storage that a search names, and write to it what is taken back, before anything is prepared.
 
-    A default one lies in the search's folder, which is made later. Raises ConfigError.
+    A default one lies in the search's folder, which is made later. Raises ConfigError, and KinemicError where it holds
+    a search of that name, whatever its space.
     """
     if config.storage is None:
         return
     with _one_line_of(config.storage):
-        prove(PatientStorage(resolve(config.storage), patience=0.0))
+        storage = PatientStorage(resolve(config.storage), patience=0.0)
+        prove(storage)
+    names = (study.study_name for study in storage.get_all_studies())
+    if any(re.fullmatch(rf"{re.escape(config.name)}-[0-9a-f]{{8}}", name) for name in names):
+        raise _taken(config, config.storage)
 
 
 def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain], source_clips: int) -> optuna.Study:
@@ -77,7 +83,7 @@ def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain]
             load_if_exists=config.storage is None,
         )
     except optuna.exceptions.DuplicatedStudyError as error:
-        raise KinemicError(f"{url} already holds a search {config.name!r}; take another name") from error
+        raise _taken(config, url) from error
     if study.get_trials(deepcopy=False):
         return study
     published = published_values(space, source_clips)
@@ -88,7 +94,10 @@ def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain]
 
 
 def open_study(config: SearchConfig, folder: Path, name: str) -> optuna.Study:
-    """Open the study of an earlier run. Raises KinemicError where it is gone."""
+    """Open the study of an earlier run; a storage that is away or locked is waited for.
+
+    Raises KinemicError where the study is gone, OutOfPatienceError.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     url = storage_url(config, folder)
     try:
@@ -311,9 +320,13 @@ def _frozen(trial: optuna.Trial) -> FrozenTrial:
     return trial.study.get_trials(deepcopy=False)[trial.number]
 
 
+def _taken(config: SearchConfig, url: str) -> KinemicError:
+    return KinemicError(f"{url} already holds a search {config.name!r}; take another name: --set name=NEW")
+
+
 def _open_storage(url: str, patience: float) -> optuna.storages.BaseStorage:
     with _one_line_of(url):
-        return optuna.storages.get_storage(PatientStorage(resolve(url), patience))
+        return optuna.storages.get_storage(open_storage(resolve(url), patience))
 
 
 def _is_empty(url: str) -> bool:

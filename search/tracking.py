@@ -21,7 +21,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 
 from kinemic.config import TrialConfig
 from kinemic.documents import dump_yaml
-from kinemic.errors import KinemicError
+from kinemic.errors import InfrastructureError, KinemicError
 from kinemic.report import RungReport
 from search.failures import Failure
 from search.messages import first_line
@@ -73,8 +73,8 @@ class Tracker:
         self._client, self._experiment, self._identity = client, experiment_id, identity
         self.parent_id = parent_id
         self._children: dict[int, _Child] = {}
-        self._outbox = Outbox(retry_after, self._prove)
         self._find_children()
+        self._outbox = Outbox(retry_after, self._prove)
 
     def is_ended(self, number: int) -> bool:
         """Whether a trial's run exists and is over."""
@@ -257,7 +257,8 @@ def open_tracker(
 ) -> Tracker:
     """Open a search's runs: the experiment and the parent run are created, or found again by their tags.
 
-    ``artifacts`` is the folder for artifacts of a local store, None where the server decides. Raises KinemicError.
+    ``artifacts`` is the folder for artifacts of a local store, None where the server decides. Raises
+    InfrastructureError for a store that is away, and KinemicError.
     """
     with opened(uri) as client:
         experiment_id = _experiment(client, experiment, artifacts)
@@ -277,7 +278,10 @@ def attach(uri: str, experiment: str, identity: str, file: Path) -> None:
 
 @contextmanager
 def opened(uri: str) -> Iterator[MlflowClient]:
-    """Yield a client of a store that does not wait long. Raises KinemicError, one line, for what goes wrong with it."""
+    """Yield a client of a store that does not wait long.
+
+    Raises InfrastructureError for a store that is away or locked, and KinemicError for what else goes wrong with it.
+    """
     # MLflow's client retries for minutes by default; the outbox does the waiting here, and nothing else may block.
     for key, value in {"MAX_RETRIES": "1", "TIMEOUT": "10", "BACKOFF_FACTOR": "1"}.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{key}", value)
@@ -287,8 +291,9 @@ def opened(uri: str) -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(tracking_uri=resolve(uri))
     except DELIVERY_ERRORS as error:
-        state = "cannot be reached" if is_away(error) else "refuses"
-        raise KinemicError(f"MLflow at {uri} {state}: {first_line(error)}") from error
+        if is_away(error):
+            raise InfrastructureError(f"MLflow at {uri} cannot be reached: {first_line(error)}") from error
+        raise KinemicError(f"MLflow at {uri} refuses: {first_line(error)}") from error
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:

@@ -27,9 +27,12 @@ from kinemic.errors import KinemicError
 from search import runner
 from search.folder import differences, dump_tracked
 from search.outbox import Outbox, is_away
+from search.patience import OutOfPatienceError
 from search.registry import Registry, find_run
 from search.server import check_reachable, page_of
+from search.sitting import sit
 from search.tracking import open_tracker
+from tests import analytic
 from tests.bench import search
 
 LATER = (408, 425, 429, 500, 503)
@@ -216,10 +219,23 @@ def test_what_is_no_mlflow_or_refuses_is_told_before_anything_is_prepared(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_server_that_is_away_when_the_runs_are_opened_is_waited_for(
+    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    proxy.page = NOTHING
+    config = search(storage=None, tracking={"uri": f"http://127.0.0.1:{proxy.port}"}, patience=0.1)
+    opened = runner.start(config, tmp_path, prepared=(analytic.inputs(tmp_path), analytic.SOURCE_CLIPS))
+    proxy.status = 503  # while the data were prepared, say
+    with pytest.raises(OutOfPatienceError, match=r"waited 0\.1 s in vain: MLflow at http://.* cannot be reached"):
+        sit(opened, tmp_path, lambda sitting: pytest.fail("it is away"), str, "")
+
+
 def test_a_database_that_is_none_is_told_before_anything_is_prepared(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("not a database, but long enough to be read as one " * 40)
-    with pytest.raises(KinemicError, match=r"MLflow at sqlite:///.* (refuses|cannot be reached)"):
+    with pytest.raises(KinemicError, match=r"MLflow at sqlite:///.* (refuses|cannot be reached)") as caught:
         runner.start(search(tracking={"uri": f"sqlite:///{tmp_path / 'mlflow.db'}"}), tmp_path / "runs")
+    assert caught.value.exit_code == 2
     for storage in (f"sqlite:///{tmp_path / 'mlflow.db'}", f"sqlite:///{tmp_path / 'none' / 'study.db'}"):
         with pytest.raises(KinemicError, match=f"storage {storage}: cannot be opened") as caught:
             runner.start(search(storage=storage), tmp_path / "runs")

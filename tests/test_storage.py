@@ -18,6 +18,7 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from kinemic.errors import KinemicError
+from search import runner
 from search import study as studies
 from search.folder import dump
 from search.patience import OutOfPatienceError
@@ -130,6 +131,42 @@ def test_a_study_that_stays_locked_ends_the_waiting_once_and_a_resume_finds_all(
         assert time.monotonic() - before < 0.2  # what tidies up does not wait all over again
     bench = Bench(config, tmp_path, studies.open_study(config, tmp_path, bench.study.study_name))
     assert same(bench.run_all(), Bench(search(**PRUNED), tmp_path / "undisturbed").run_all())
+
+
+def test_a_study_that_is_locked_when_it_is_opened_is_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "study.db"
+    config = search(storage=f"sqlite:///{file}?timeout=0.05", patience=20.0)
+    name = Bench(config, tmp_path).study.study_name
+    with closing(sqlite3.connect(file, check_same_thread=False)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(OutOfPatienceError, match=r"waited 0\.1 s in vain: study in .* is locked$") as caught:
+            studies.open_study(config.model_copy(update={"patience": 0.1}), tmp_path, name)
+        assert caught.value.exit_code == 1
+        caplog.clear()
+        release = threading.Timer(0.3, holder.rollback)
+        release.start()
+        assert studies.open_study(config, tmp_path, name).study_name == name
+        release.join()
+    assert caplog.messages[0].startswith("waiting, for another 20 s at most: study in sqlite:///")
+
+
+def test_a_study_whose_server_is_away_when_it_is_opened_is_waited_for(tmp_path: Path) -> None:
+    config = search(storage=f"postgresql+psycopg://me@/db?host={tmp_path}", patience=0.1)
+    with pytest.raises(OutOfPatienceError, match=r"waited 0\.1 s in vain: study in postgresql"):
+        studies.open_study(config, tmp_path, "any")
+
+
+def test_a_name_that_is_taken_in_the_storage_is_told_before_anything_is_prepared(tmp_path: Path) -> None:
+    config = search(storage=f"sqlite:///{tmp_path / 'study.db'}")
+    Bench(config, tmp_path)
+    space = {"mining.top_k": {"type": "int", "low": 4, "high": 8}}
+    with pytest.raises(KinemicError, match="already holds a search 'analytic'; take another name") as caught:
+        runner.start(search(storage=config.storage, space=space), tmp_path / "runs")
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "runs").exists()
+    studies.prove_storage(search(storage=config.storage, name="analytic-2"))
 
 
 def test_a_server_that_restarts_costs_nothing(postgres: str, tmp_path: Path) -> None:
