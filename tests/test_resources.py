@@ -143,8 +143,12 @@ def test_a_ray_that_does_not_start_here_is_the_machines_fault(tmp_path: Path, mo
 
 def test_a_closed_terminal_is_ctrl_c_unless_that_is_ignored_as_under_nohup() -> None:
     for polite in (signal.SIGTERM, signal.SIGHUP):
-        with pytest.raises(KeyboardInterrupt), kills_as_ctrl_c():
-            signal.raise_signal(polite)
+        before = signal.signal(polite, lambda *_: None)  # else one that is not taken would end the tests
+        try:
+            with pytest.raises(KeyboardInterrupt), kills_as_ctrl_c():
+                signal.raise_signal(polite)
+        finally:
+            signal.signal(polite, before)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with kills_as_ctrl_c():
