@@ -32,6 +32,7 @@ from kinemic.quoting import has_control, printable
 from kinemic.redaction import without_secrets
 
 ENTRY_POINTS = "kinemic.commands"
+LONGEST = 1500  # characters of an error
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -163,7 +164,9 @@ def _fail(code: int, error: BaseException, line: str) -> int:
 def _one_line(text: str) -> str:
     """Break no line and steer no terminal; blanks stay as they are, a quoted path may have two of them."""
     lines = (line.strip() for line in without_secrets(text).splitlines())
-    return printable(" ".join(filter(None, lines)))
+    line = printable(" ".join(filter(None, lines)))
+    # What came may be a whole file; the advice is at the end.
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
 
 
 def _refuse_control(words: Sequence[str]) -> None:

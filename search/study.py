@@ -34,6 +34,7 @@ _FAULT = "fault"  # of the machine, that a trial waits out
 _SEARCHED = "searched_seconds"  # of the study
 PUBLISHED = "published"
 _SQLITE_HEADER = 100  # bytes
+_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, AssertionError)  # Optuna's, of rows edited by hand
 
 Kept = TypeVar("Kept")
 Default = TypeVar("Default")
@@ -109,14 +110,10 @@ def open_study(config: SearchConfig, folder: Path, name: str) -> optuna.Study:
             f"{url} holds no study {name!r}; the search {config.name!r} has no trials to show"
         ) from error
     try:
-        study.get_trials(deepcopy=False)
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        AssertionError,
-    ) as error:  # rows that were edited by hand
+        for trial in study.get_trials(deepcopy=False):
+            if odd := [key for key in (*trial.params, *trial.user_attrs) if not isinstance(key, str)]:
+                raise ValueError(f"trial {trial.number} has {odd[0]!r} for a name")
+    except _DAMAGED as error:
         raise KinemicError(
             f"{url} holds a damaged study {name!r} ({first_line(error)}); put back a copy of it"
         ) from error

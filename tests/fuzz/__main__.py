@@ -118,13 +118,13 @@ def _row(survey: Survey) -> str:
 
 def _faults(survey: Survey) -> Iterator[str]:
     for name, (case, tried) in survey.faults.items():
-        yield f"  {name}\n    {tried.fault}\n    {' '.join(case.command)}{' (signed)' * case.signed}"
-        yield f"    {_short(case.damage)}"
+        told = (name, tried.fault, " ".join(case.command) + " (signed)" * case.signed, repr(case.damage))
+        yield "  " + "\n    ".join(map(_short, told))
 
 
-def _short(damage: object) -> str:
-    text = ascii(damage)
-    return text if len(text) < 1000 else f"{text[:700]} ... {text[-200:]}"
+def _short(text: str) -> str:
+    text = ascii(text)[1:-1]
+    return text if len(text) < 500 else f"{text[:300]} ... {text[-150:]}"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.fuzz import examples
 from tests.fuzz.kinds import KINDS, NOWHERE, Case
+from tests.fuzz.known import CASES
 from tests.fuzz.server import Server
 from tests.fuzz.trying import attempt
 
@@ -40,6 +41,12 @@ def test_every_command_takes_its_example_while_it_is_whole(place: Path, server: 
         why = "Not a directory" if NOWHERE[1] in command else refused.get(command[1], "")
         assert (tried.fault, tried.ended.code) == ("", 2 if why else 0), (command, tried)
         assert why in tried.ended.err
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_was_an_error_of_ours_is_refused(name: str, place: Path, server: Server) -> None:
+    tried = attempt(CASES[name], place, server)
+    assert (tried.fault, tried.ended.code) in [("", 2), ("", 1)], tried
 
 
 @pytest.mark.parametrize("kind", KINDS)
