@@ -16,10 +16,11 @@ from kinemic import baselines, device, material
 from kinemic.bundle import FILE_NAME, GeneratorBundle
 from kinemic.bundle_check import check_bundle
 from kinemic.classify import PROFILES, judge
-from kinemic.config import ExperimentConfig, JudgeConfig, JudgeProfile
+from kinemic.config import ExperimentConfig, JudgeConfig, JudgeProfile, ModelConfig
 from kinemic.inputs import prepare_inputs
 from kinemic.judges import judge_file, load_judge
 from kinemic.material import Material
+from kinemic.models.mdm import MDM
 from kinemic.models.mic import MIC
 from kinemic.models.stgcn import STGCN
 from kinemic.pretrain import pretrain
@@ -136,6 +137,20 @@ def test_every_classifier(cuda: FakeCuda, profile: JudgeProfile) -> None:
     assert report.confusion.sum() == 4
     assert not cuda.operations & UNSTEADY
     assert cuda.host_copies == 3  # the loss of the one epoch, logits, features
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+def test_attention_is_fused_only_where_there_are_no_gradients(cuda: FakeCuda, precision: torch.dtype) -> None:
+    model = MDM(ModelConfig(width=8, layers=1, heads=2, ff=8, text_dim=4, dropout=0.0)).to(DEVICE)
+    given = [torch.zeros(shape, device=DEVICE) for shape in ((2, 20, 263), (2, 4))]
+    steps, lengths = torch.tensor([0, 3]).to(DEVICE), torch.tensor([20, 5]).to(DEVICE)
+    fused = []
+    for gradients in (True, False):
+        cuda.operations.clear()
+        with torch.set_grad_enabled(gradients), torch.autocast("cuda", precision, enabled=precision != torch.float32):
+            model(given[0], steps, given[1], lengths)
+        fused.append("_safe_softmax" in cuda.operations)  # what torch pretends to do for it
+    assert fused == [False, True]
 
 
 def test_an_adaptation_waits_for_the_device_once_a_step(cuda: FakeCuda, inputs: TrialInputs, tmp_path: Path) -> None:

@@ -64,13 +64,14 @@ class SelfAttention(nn.Module):
         q, k, v = self.project_in(x_BSD).view(B, S, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         if bias_B11S is not None:
             bias_B11S = bias_B11S.to(q.dtype)
-        if self.dropout.active:
-            mixed = self._attend_with_dropout(q, k, v, bias_B11S)
+        # CUDA's fused attention sums gradients in another order each time.
+        if self.dropout.active or (x_BSD.is_cuda and torch.is_grad_enabled()):
+            mixed = self._attend_in_steps(q, k, v, bias_B11S)
         else:
             mixed = fn.scaled_dot_product_attention(q, k, v, attn_mask=bias_B11S)
         return self.project_out(mixed.transpose(1, 2).reshape(B, S, D))
 
-    def _attend_with_dropout(self, q: Tensor, k: Tensor, v: Tensor, bias_B11S: Tensor | None) -> Tensor:
+    def _attend_in_steps(self, q: Tensor, k: Tensor, v: Tensor, bias_B11S: Tensor | None) -> Tensor:
         scores_BHSS = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if bias_B11S is not None:
             scores_BHSS = scores_BHSS.add_(bias_B11S)
