@@ -285,3 +285,45 @@ def test_prepare_split_and_check_go_hand_in_hand(joint_folder, tmp_path):
 def test_a_folder_of_no_known_format_is_an_error(tmp_path):
     with pytest.raises(DataError, match="not a known data set"):
         run("check", tmp_path)
+
+
+def test_only_classes_of_the_split_need_captions_that_the_encoder_knows(joint_folder, tmp_path):
+    rows = [json.loads(line) for line in (joint_folder / "clips.jsonl").read_text().splitlines()]
+    rows = [row | ({"captions": ["kicking"]} if row["label"] == "kick" else {}) for row in rows]
+    (joint_folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "waves.txt").write_text("".join(row["id"] + "\n" for row in rows if row["label"] == "wave"))
+    target = {"format": "joints", "path": str(joint_folder), "files": ["clips.npz"]}
+    split = {"classes": ["wave"], "shots": 1, "train_subjects": ["s0"], "dev_subjects": ["s1"]}
+    source = target | {"ids": {"file": str(tmp_path / "waves.txt")}}
+    search = {
+        "data": {"source": source, "target": target, "split": split},
+        "text": {"encoder": "tfidf", "dim": 2},
+        "prior": {"pretrain": {}},
+    }
+    assert errors_of(tmp_path / "mine.yaml", search)["text and prior"] == []
+    split["classes"] = ["wave", "kick"]
+    (error,) = errors_of(tmp_path / "mine.yaml", search)["text and prior"]
+    assert "'kicking'" in error
+
+
+@pytest.mark.parametrize(("place", "subject"), [(2, "dev"), (4, "test")])
+def test_a_moved_copy_is_one_row_and_no_second_warning(joint_folder, tmp_path, recwarn, place, subject):
+    clips = [clip.joints_TJ3 for clip in generate_source(8, 3)]
+    clips[place] = clips[0] + np.float32([1.0, 0.0, -2.0])
+    lines = (joint_folder / "clips.jsonl").read_text()
+    write_joints(joint_folder, clips, [""] * 8, [[]] * 8)
+    (joint_folder / "clips.jsonl").write_text(lines)
+    recordings = {"format": "joints", "path": str(joint_folder), "files": ["clips.npz"]}
+    split = {"shots": 1, "train_subjects": ["s0"], "dev_subjects": ["s1"]}
+    search = {
+        "data": {"source": recordings, "target": recordings, "split": split},
+        "text": {"encoder": "tfidf", "dim": 2},
+        "prior": {"pretrain": {}},
+        "confirm": {"test_subjects": ["s2"]},
+    }
+    file = tmp_path / "mine.yaml"
+    file.write_text(dump_yaml(search))
+    (row,) = (finding for finding in check_experiment(file)["split"] if finding.level == "warning")
+    assert row.what.lstrip("1 ").startswith(f"{subject} clips")
+    assert all(name in row.what + row.example for name in ("clip-00000", f"clip-0000{place}"))
+    assert not list(recwarn)

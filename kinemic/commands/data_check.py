@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from kinemic.commands.data_options import Named
@@ -22,7 +24,7 @@ from kinemic.data.measures import Finding
 from kinemic.data.prepare import prepare
 from kinemic.data.readers import open_raw
 from kinemic.data.splits import choose_test, load_trial_data
-from kinemic.errors import KinemicError
+from kinemic.errors import DataWarning, KinemicError
 from kinemic.inputs import prepare_trial_data
 from kinemic.prior import load_prior
 from kinemic.reading import load_experiment, load_yaml, parse
@@ -48,11 +50,12 @@ def check_experiment(path: Path) -> dict[str, list[Finding]]:
     experiment = load_experiment(path)
     data = experiment.data
     source, captions = check_set(Named("source", data.source, "source"))
-    target, prompts = check_set(Named("target", data.target, "target"))
+    target, _ = check_set(Named("target", data.target, "target"))
+    split, prompts = _split(data, _held_out(path))
     return {
         "source": source,
         "target": target,
-        "split": _split(data, _held_out(path)),
+        "split": split,
         "text and prior": _models(experiment, captions, prompts),
     }
 
@@ -76,21 +79,34 @@ def _held_out(path: Path) -> HeldOutSplit | None:
     return parse(HeldOutSplit, named, f"{path}: confirm")
 
 
-def _split(data: DataConfig, test: HeldOutSplit | None) -> list[Finding]:
-    """Findings on the split and the test split, drawn from the target as it is packed without its unusable clips."""
+def _split(data: DataConfig, test: HeldOutSplit | None) -> tuple[list[Finding], list[str]]:
+    """Findings on the split and the test split, and the captions of its classes: those that a trial is given.
+
+    Both are drawn from the target as it is packed without its unusable clips.
+    """
     if isinstance(data.target, RecordingsReader):
         data = data.model_copy(update={"target": data.target.model_copy(update={"on_bad": "drop"})})
     try:
-        with tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
+        with tempfile.TemporaryDirectory() as scratch, progress_bars() as progress, _gathered() as warned:
             trial = load_trial_data(prepare_trial_data(data, Path(scratch), progress))
+            warned.clear()  # copies among train and dev are a finding already
             found = check_split(trial)
             if test is not None:
                 target = prepare(data.target, Path(scratch) / "corpora", progress, role="target")
                 chosen = choose_test(target, trial, test.test_subjects, test.test)
                 found.append(Finding("info", "test clips", len(chosen)))
-            return found
+            rows = [Finding("warning", str(warning.message), 1) for warning in warned]
+            return [*rows, *found], list(itertools.chain.from_iterable(trial.corpus.class_captions))
     except KinemicError as error:
-        return [Finding("error", str(error), 1)]
+        return [Finding("error", str(error), 1)], []
+
+
+@contextmanager
+def _gathered() -> Iterator[list[warnings.WarningMessage]]:
+    """Gather warnings, so that they become rows."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", DataWarning)
+        yield warned
 
 
 def _models(experiment: ExperimentConfig, captions: Sequence[str], prompts: Sequence[str]) -> list[Finding]:
