@@ -38,6 +38,7 @@ def shared_folder(variable: str, default: str) -> Path:
     return (ROOT / os.environ.get(variable, default)).resolve()
 
 
+NO_CUDA_BUILT = "this torch was built without CUDA"  # why tests of a pretended GPU are skipped
 PG_PASSWORD = "of the/d@tabase?"
 GOLDEN = shared_folder("KINEMIC_GOLDEN", "../shared/golden")
 RECORDINGS = shared_folder("KINEMIC_DATA", "../shared/data")
@@ -121,8 +122,11 @@ def toy_clips() -> Callable[..., ClipSet]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say loudly that nothing was compared with the published numbers, when that is so."""
+    """Say loudly that nothing was compared with the published numbers, or tried on the pretended GPU."""
     if not GOLDEN.is_dir():
         terminalreporter.write_line(
             f"!!! parity NOT checked: {GOLDEN} is not a folder (set KINEMIC_GOLDEN) !!!", yellow=True, bold=True
         )
+    skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    if any(NO_CUDA_BUILT in reason for reason in skipped):
+        terminalreporter.write_line(f"!!! trials on a GPU NOT checked: {NO_CUDA_BUILT} !!!", yellow=True, bold=True)

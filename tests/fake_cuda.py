@@ -29,6 +29,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from kinemic import device as seam
+from tests.conftest import NO_CUDA_BUILT
 
 CUDA = torch.device("cuda:0")
 aten = torch.ops.aten
@@ -99,7 +100,7 @@ def _check(func: Any, args: Any, to: torch.device | None) -> None:
 def fake_cuda() -> Iterator[FakeCuda]:
     """Let ``cuda:0`` be there inside the block."""
     if not torch.backends.cuda.is_built():
-        pytest.skip("this torch was built without CUDA, and refuses to index even its fake tensors")
+        pytest.skip(f"{NO_CUDA_BUILT}, and refuses to index even its fake tensors")
     mode = FakeCuda()
     replaced: dict[str, Callable[..., Any]] = {"generator": mode.generator, "to_host": mode.to_host}
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
