@@ -61,6 +61,18 @@ def test_a_sound_set_has_counts_and_no_complaint(tmp_path, sound):
     assert next(f.count for f in found if f.what == "subjects") == 2
 
 
+def test_every_damaged_clip_of_a_packed_corpus_is_counted(tmp_path, sound):
+    findings(tmp_path, sound)
+    corpus = Corpus.open(tmp_path / "c")
+    features = np.load(corpus.path / "features.npy")
+    features[corpus.offsets[[2, 5]]] += 1.0
+    np.save(corpus.path / "features.npy", features)
+    (finding,) = bad(check_corpus(Corpus.open(corpus.path))).values()
+    assert finding.clips == (sound[2].name, sound[5].name)
+    assert "is not what was packed" in finding.reasons[1]
+    assert "on_bad" not in finding.what
+
+
 def test_errors_come_first(tmp_path, sound):
     levels = [f.level for f in findings(tmp_path, [altered(sound[0], label=None, subject=None), *sound[1:]])]
     assert levels[0] == "error"

@@ -79,7 +79,7 @@ def survey(data: Corpus | Raw, progress: ProgressCallback = silent) -> Survey:
 def findings(data: Corpus | Raw, seen: Survey) -> list[Finding]:
     """Return what a survey shows, errors first."""
     role = "target" if data.role in ("trial", "test") else data.role
-    found = [*_unusable(seen), *_lengths(seen, data), *implausible(seen.measures), *_texts(seen, data, role)]
+    found = [*_unusable(seen, data), *_lengths(seen, data), *implausible(seen.measures), *_texts(seen, data, role)]
     found += _variants("classes", data.classes) + _variants("subjects", seen.subjects)
     found += _lists(data) if isinstance(data, Raw) else _noted(data)
     return sorted(found, key=lambda finding: _ORDER.index(finding.level))
@@ -109,9 +109,9 @@ def _packed(corpus: Corpus, progress: ProgressCallback) -> Iterator[ReadClip | B
     for i, name in enumerate(corpus.names):
         if i % max(total // 200, 1) == 0:
             progress(Progress("check clips", i, total))
-        label = int(corpus.labels[i])
-        clip = Clip(name, corpus.clip(i), corpus.captions[i], None if label < 0 else label, corpus.subjects[i])
+        label, captions, subject = int(corpus.labels[i]), corpus.captions[i], corpus.subjects[i]
         try:
+            clip = Clip(name, corpus.clip(i), captions, None if label < 0 else label, subject)
             check_clip(clip, len(corpus.classes))
             yield ReadClip(clip, len(clip.features_TF))
         except DataError as error:
@@ -124,10 +124,11 @@ def _clips(level: Level, what: str, names: Iterable[str]) -> Finding:
     return Finding(level, what, len(listed), listed[0], listed)
 
 
-def _unusable(seen: Survey) -> list[Finding]:
+def _unusable(seen: Survey, data: Corpus | Raw) -> list[Finding]:
     found = [Finding("info", "clips", sum(seen.names.values()))]
     if seen.bad:
-        what = "unusable: unreadable, wrong shape or values, no caption file; `on_bad: drop` leaves them out"
+        what = "unusable: unreadable, wrong shape or values, no caption file"
+        what += "; `on_bad: drop` leaves them out" if isinstance(data, Raw) else ""
         names, reasons = tuple(bad.name for bad in seen.bad), tuple(bad.reason for bad in seen.bad)
         found.append(Finding("error", what, len(names), reasons[0], names, reasons))
     if not seen.names:
