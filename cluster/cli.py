@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 from kinemic.console import PlainConsole
-from kinemic.quoting import command_line
+from kinemic.quoting import command_line, printable
 from kinemic.redaction import without_secrets
 
 # Ray takes a second to import, so the commands import it on use: help and mistakes answer at once.
@@ -141,7 +141,7 @@ def logs_command(job_id: str, address: str, follow: bool) -> None:
         _follow(client, job_id)
         return
     with translated(client.get_address()):
-        click.echo(client.get_job_logs(job_id), nl=False)
+        _echo_output(client.get_job_logs(job_id))
 
 
 @cluster.command("stop")
@@ -169,14 +169,19 @@ def _follow(client: Any, job_id: str) -> None:
     from cluster.jobs import failure, follow
 
     try:
-        job = follow(client, job_id, lambda text: click.echo(text, nl=False))
+        job = follow(client, job_id, _echo_output)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{job_id} goes on without you; {_what_to_do(job_id)}") from None
     if job.status.value == "SUCCEEDED":
         console.print(f"{job_id}: {job.status.value}")
         return
-    click.echo(f"{job_id}: {job.status.value}: {failure(job)}", err=True)
+    click.echo(printable(f"{job_id}: {job.status.value}: {failure(job)}"), err=True)
     click.get_current_context().exit(1)
+
+
+def _echo_output(text: str) -> None:
+    """Show what a job has printed, which others may have written: it steers no terminal and shows no password."""
+    click.echo(printable(without_secrets(text), keep="\n\t"), nl=False)
 
 
 def _what_to_do(job_id: str) -> str:

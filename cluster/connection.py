@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from urllib.parse import urlsplit
 
 # Ray reads its authentication mode from the environment once, at import. A token that the user names means that it is
@@ -57,10 +58,10 @@ def translated(url: str) -> Iterator[None]:
 
 def _normalised(address: str) -> str:
     url = address if "://" in address else f"http://{address}"
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # half a bracket, or a port that is no number
         known = False
     if not known:
         raise ClusterError(
@@ -78,7 +79,7 @@ def _check_reachable(url: str) -> None:
         if error.code in (401, 403):
             return  # it is there and wants a token; Ray's client says which is missing or wrong
         raise ClusterError(f"{url}: no Ray dashboard answers there (HTTP {error.code}); check the address") from error
-    except (OSError, ValueError) as error:  # ValueError: something that speaks no HTTP
+    except (OSError, ValueError, HTTPException) as error:  # a name that is none, something that speaks no HTTP
         reason = getattr(error, "reason", error)
         raise ClusterError(
             f"{url}: can't be reached ({_last_line(reason)}); is the cluster up and its dashboard's port open to you?"

@@ -23,7 +23,8 @@ SECRET_FILES = (
     *(".env*", "*.env", ".netrc", "_netrc", ".pgpass", ".my.cnf", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd"),
     *("*.pem", "*.key", "*.p12", "*.pfx", "*.ppk", "*.jks", "*.keystore", "*.gpg", "*.kdbx", "id_rsa*", "id_dsa*"),
     *("id_ecdsa*", "id_ed25519*", "*credential*", "*token*", "*secret*", "*password*", "*passwd*", "*kubeconfig*"),
-    *("*service?account*.json", "*.tfstate*"),
+    *("*service?account*.json", "*.tfstate*", "*api?key*", "*apikey*", "*private?key*", "*.ovpn", ".dockercfg"),
+    *(".s3cfg", ".boto", ".databrickscfg", ".mylogin.cnf", ".authinfo*"),
 )
 ROOT = Path(__file__).resolve().parent.parent
 

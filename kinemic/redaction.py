@@ -16,7 +16,10 @@ REFERENCE: Final = r"\$\{(?:[A-Za-z_][A-Za-z0-9_]*|file:[^}]+)\}"
 # Environment variables that the libraries below us read, and print in some of their errors.
 _VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "RAY_AUTH_TOKEN", "RAY_REDIS_PASSWORD")
 _LEAST_LETTERS = 6  # of a secret that is looked for as a word: a shorter one would be found inside others
-_NAME = r"[\w.-]{0,40}(?:password|passwd|passphrase|pwd|secret|token|api_?key|access_?key|signature|\bsig|odbc_connect)"
+_NAME = (
+    r"[\w.-]{0,40}(?:password|passwd|passphrase|pwd|secret|token|(?:api|access|private)[_-]?key|signature|\bsig|"
+    "odbc_connect)"
+)
 _VALUE = r"""'[^']*'|"[^"]*"|\{[^}]*\}|[^\s&;,'"]+"""
 
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)(\S+)@")  # to the last @: a password may hold others, and slashes

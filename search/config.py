@@ -18,7 +18,7 @@ from search.space_check import check_space
 from search.urls import refuse_secrets
 
 # Beside the folders of searches lie the cache and the default tracking store; some file systems ignore case.
-RESERVED_NAMES = ("cache", "mlflow.db", "mlflow-artifacts")
+RESERVED_NAMES = ("cache", "mlflow-artifacts", "mlflow.db", "mlflow.db-journal", "mlflow.db-shm", "mlflow.db-wal")
 
 
 class ContendersConfig(Frozen):

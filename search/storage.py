@@ -14,6 +14,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 
 from kinemic.errors import InfrastructureError
+from kinemic.faults import refusal
 from kinemic.redaction import without_secrets
 from search.messages import first_line
 from search.patience import OutOfPatienceError, patiently
@@ -113,7 +114,8 @@ def open_storage(url: str, patience: float) -> PatientStorage:
         try:
             return PatientStorage(url, patience)
         except sqlalchemy.exc.DBAPIError as error:
-            if not _is_the_machines(error):
+            # A file that is not there, or that is no database, was named wrongly: a server that is away may come back.
+            if not (refusal(error) if isinstance(error.orig, sqlite3.Error) else _is_the_machines(error)):
                 raise
             raise InfrastructureError(_told(url, error)) from error
 

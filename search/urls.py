@@ -16,6 +16,8 @@ from kinemic.redaction import REFERENCE, remember, without_secrets
 SQLITE = "sqlite"
 
 _REFERENCE = re.compile(REFERENCE)
+_BLANK_IN_PASSWORD = re.compile(r"://[^:/?#@\s]*:[^/?#@]*\s[^/?#@]*@")  # in other text it may be no password
+_LONGEST = 100_000  # characters of a file that holds a password
 _ADVICE = (
     "holds a password or token; keep it out of settings: write ${NAME} in its place, an environment variable, or "
     "${file:PATH}"
@@ -72,18 +74,24 @@ def is_sqlite(url: str) -> bool:
 
 
 def _holds_secret(text: str) -> bool:
-    return "://" in text and without_secrets(text) != text
+    if "://" not in text:
+        return False
+    return without_secrets(text) != text or _BLANK_IN_PASSWORD.search(_REFERENCE.sub("", text)) is not None
 
 
 def _value(reference: str) -> str:
     """Return what a reference stands for, without a line's end."""
     name = reference[2:-1]
     if name.startswith("file:"):
-        path = Path(name.removeprefix("file:")).expanduser()
+        path = Path(os.path.expanduser(name.removeprefix("file:")))
         try:
-            return path.read_text(encoding="utf-8").rstrip("\r\n")
+            with path.open(encoding="utf-8") as file:
+                value = file.read(_LONGEST + 1)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{reference}: {path} can't be read as text; keep the password in it") from error
+        if len(value) > _LONGEST:
+            raise ConfigError(f"{reference}: {path} is too long for a password; keep the password alone in it")
+        return value.rstrip("\r\n")
     if name not in os.environ:
         raise ConfigError(f"{reference}: the environment variable {name} is not set; set it where the search runs")
     return os.environ[name]

@@ -79,6 +79,8 @@ KEYS = (
         "ray-token",
         "my_token.txt",
         "conf/secrets.yaml",
+        "openai-API-key.txt",
+        ".s3cfg",
     ),
 )
 CODE = ("own.yaml", "tokenizer.py", "keys.py", "lists/train.txt", "environment.yaml")
@@ -197,7 +199,7 @@ def test_a_failed_job_says_its_own_last_error() -> None:
     assert failure(Details()) == "data: missing"
 
 
-@pytest.mark.parametrize("address", ["ray://head:10001", "ftp://head", "http://", "head:port"])
+@pytest.mark.parametrize("address", ["ray://head:10001", "ftp://head", "http://", "head:port", "http://[::1:8265"])
 def test_an_address_that_is_no_dashboard_is_explained(address: str) -> None:
     with pytest.raises(ClusterError, match="expected the HTTP address"):
         connection.connect(address)
@@ -206,6 +208,11 @@ def test_an_address_that_is_no_dashboard_is_explained(address: str) -> None:
 def test_a_closed_port_is_reported_at_once() -> None:
     with pytest.raises(ClusterError, match=r"can't be reached \(.*refused\)"):
         connection.connect(f"http://127.0.0.1:{free_ports(1)[0]}")
+
+
+def test_a_name_that_no_host_can_have_is_one_line() -> None:
+    with pytest.raises(ClusterError, match="can't be reached"):
+        connection.connect("http://a b:8265")
 
 
 def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,7 +366,7 @@ def test_an_address_given_beats_the_one_in_the_environment(head: Head) -> None:
 
 def test_a_job_is_submitted_listed_followed_and_stopped(head: Head) -> None:
     first, second = head.job(
-        "quick = Job('tale', 'echo once upon a time; exit 3')\n"
+        "quick = Job('tale', 'printf \"once upon a time \\\\033[2J http://me:c4nary@host\\\\n\"; exit 3')\n"
         "endless = Job('tale', 'echo and then; sleep 300')\n"
         "print(submit(client, quick), submit(client, endless))\n"
         f"wait_started(client, 'tale-2', Resources(), {START_S}, 0)"
@@ -368,7 +375,8 @@ def test_a_job_is_submitted_listed_followed_and_stopped(head: Head) -> None:
 
     followed = head.kinemic("logs", "-f", first)
     assert followed.returncode == 1
-    assert "once upon a time" in followed.stdout
+    for shown in (followed.stdout, head.kinemic("logs", first).stdout):
+        assert r"once upon a time \x1b[2J http://***@host" in shown
     assert "tale-1: FAILED" in followed.stderr
 
     listed = head.kinemic("list").stdout

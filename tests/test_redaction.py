@@ -25,6 +25,7 @@ CANARY = "c4nary"
         ("host=h password = 'c4 nary' dbname=x", "host=h password = *** dbname=x"),
         ("https://c4nary@host/x and https://c4nary:@host", "https://***@host/x and https://***@host"),
         ("https://c4nary:x-oauth-basic@host", "https://***@host"),
+        ("http://h/x?api-key=c4nary&private_key=c4nary", "http://h/x?api-key=***&private_key=***"),
         ("Authorization: Bearer c4nary", "Authorization: Bearer ***"),
         ("Authorization: Basic c4nary==", "Authorization: Basic ***"),
         ("MLFLOW_TRACKING_TOKEN=c4nary kinemic", "MLFLOW_TRACKING_TOKEN=*** kinemic"),

@@ -27,6 +27,7 @@ LITERALS = [
     "storage=postgresql://me:c4nary@host/db",
     "storage=postgresql://host/db?password=c4nary",
     "storage=mssql+pyodbc:///?odbc_connect=PWD%3Dc4nary",
+    "storage=postgresql://me:c4 nary@host/db",
     "tracking.uri=https://c4nary@host",
     "tracking.uri=http://me:c4nary@host:5000",
 ]
@@ -74,10 +75,14 @@ def test_a_reference_may_stand_for_any_password(given: str, tmp_path: Path, monk
     assert resolve("postgresql://me:${CANARY}@${HOST}/db").endswith("@db.lab:5432/db")
 
 
-@pytest.mark.parametrize("reference", ["${NO_SUCH_VARIABLE}", "${file:/no/such file}"])
+@pytest.mark.parametrize(
+    "reference", ["${NO_SUCH_VARIABLE}", "${file:/no/such file}", "${file:~no-such-user/x}", "${file:/dev/zero}"]
+)
 def test_what_is_missing_is_named_in_one_line(reference: str, tmp_path: Path) -> None:
     config = search(storage=f"postgresql://me:{reference}@host/db")
-    with pytest.raises(ConfigError, match=r"NO_SUCH_VARIABLE is not set|/no/such file can't be read") as caught:
+    with pytest.raises(
+        ConfigError, match=r"is not set|file can't be read|user/x can't be read|zero is too long"
+    ) as caught:
         Bench(config, tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -85,10 +90,14 @@ def test_what_is_missing_is_named_in_one_line(reference: str, tmp_path: Path) ->
 @pytest.mark.parametrize("url", ["postgresql+psycopg://me:{}@127.0.0.1:1/db", "postgresql+psycopg://h:1/db?port={}"])
 def test_what_drivers_say_of_a_url_is_clean(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY", "c4nary-of-a-driver")
+    config = search(storage=url.format("${CANARY}"), patience=0.0)
     with pytest.raises(KinemicError, match="cannot be opened") as caught:
-        Bench(search(storage=url.format("${CANARY}")), tmp_path)
+        studies.prove_storage(config)
     assert "c4nary" not in str(caught.value)
     assert "${CANARY}" in str(caught.value)
+    with pytest.raises(KinemicError) as later:
+        Bench(config, tmp_path)
+    assert "c4nary" not in str(later.value)
 
 
 def test_study_and_tracking_are_kept_in_a_folder_of_any_name(
@@ -112,7 +121,9 @@ def test_study_and_tracking_are_kept_in_a_folder_of_any_name(
     assert {path.name for path in runs.iterdir()} == {"mine", "mlflow.db", "mlflow-artifacts"}
 
 
-@pytest.mark.parametrize("name", ["cache", "Cache", "MLFLOW.db", "mlflow-artifacts", ".hidden", "a/b", "a\n"])
+@pytest.mark.parametrize(
+    "name", ["cache", "Cache", "MLFLOW.db", "mlflow.db-wal", "mlflow-artifacts", ".hidden", "a/b", "a\n"]
+)
 def test_names_that_are_taken_are_refused_however_they_are_given(name: str, tmp_path: Path) -> None:
     values: dict[str, Any] = TOY | {"name": name}
     file = tmp_path / "mine.yaml"
