@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from kinemic.config import Frozen
 from kinemic.documents import load_result
@@ -71,6 +72,12 @@ class Confirmation(Frozen):
     looks: int = 0  # at the test split, in all
     look_log: tuple[Look, ...] = ()
     test_clips: int | None = None  # None: not opened for these rows
+
+    @model_validator(mode="after")
+    def _has_its_winner(self) -> Confirmation:
+        if all(row.key != self.winner for row in self.rows):
+            raise ValueError(f"winner {self.winner} has no row")
+        return self
 
     @property
     def tested(self) -> bool:

@@ -32,6 +32,10 @@ class ContenderRow:
     accuracies: tuple[float, ...]
     failures: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not self.accuracies and not self.failures:
+            raise ValueError(f"{self.title} has neither accuracies nor failures")
+
     @property
     def mean(self) -> float:
         """Mean over the repetitions; NaN where all failed."""

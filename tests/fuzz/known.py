@@ -76,6 +76,8 @@ CASES = {
     "a state that is nothing": _state("state.json", _tree(Put(0, "null"))),
     "a state that is deep": _state("state.json", _tree(Put(0, "[" * texts.DEEP))),
     "contenders that are nothing": _state("contenders.json", _tree(Drop(0))),
+    "a contender without a run": _state("contenders.json", _tree(Put(5, "[]"))),
+    "a winner without a row": _state("confirmation.json", _tree(Put(6, '"trial_9"')), ("search", "best", NAME)),
     "a confirmation that is no text": _state("confirmation.json", Become(b"\x85")),
     "a study that is empty": _state("study.db", Become(b"")),
     "a study of one byte": _state("study.db", Become(b"]")),
