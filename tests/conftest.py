@@ -90,6 +90,30 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 engine.dispose()
 
 
+@pytest.fixture
+def humanml3d(tmp_path: Path) -> Path:
+    """Return a small folder of HumanML3D's layout."""
+    from tests.folders import humanml3d_folder
+
+    return humanml3d_folder(tmp_path / "humanml3d")
+
+
+@pytest.fixture
+def ntu(tmp_path: Path) -> Path:
+    """Return a small NTU-VIBE folder."""
+    from tests.folders import ntu_folder
+
+    return ntu_folder(tmp_path / "ntu")
+
+
+@pytest.fixture
+def joints(tmp_path: Path) -> Path:
+    """Return a small folder of joint files."""
+    from tests.folders import joints_folder
+
+    return joints_folder(tmp_path / "joints")
+
+
 @pytest.fixture(scope="session")
 def toy_clips() -> Callable[..., ClipSet]:
     """Return a maker of small random clip sets: smooth curves of a few frequencies, one caption a clip."""

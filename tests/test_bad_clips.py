@@ -21,28 +21,9 @@ from kinemic.data.prepare import prepare
 from kinemic.errors import DataError, KinemicError
 from tests.folders import (
     features,
-    humanml3d_folder,
-    joints_folder,
     joints_reader,
     moving_joints,
-    ntu_folder,
 )
-
-
-@pytest.fixture
-def humanml3d(tmp_path: Path) -> Path:
-    return humanml3d_folder(tmp_path / "humanml3d")
-
-
-@pytest.fixture
-def ntu(tmp_path: Path) -> Path:
-    return ntu_folder(tmp_path / "ntu")
-
-
-@pytest.fixture
-def joints(tmp_path: Path) -> Path:
-    return joints_folder(tmp_path / "joints")
-
 
 # --- captions and classes ------------------------------------------------------------------------------------------
 

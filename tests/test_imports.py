@@ -19,7 +19,7 @@ FORBIDDEN = {
     "cluster": frozenset({"torch", "optuna", "mlflow"}),
 }
 # Read by the command line and on clusters' clients: they must be instant.
-LIGHT = ("kinemic.config", "kinemic.report", "kinemic.errors", "kinemic.progress")
+LIGHT = ("kinemic.config", "kinemic.config_data", "kinemic.report", "kinemic.errors", "kinemic.progress")
 
 
 def sources(package: str) -> list[Path]:

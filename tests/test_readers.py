@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,28 +18,9 @@ from kinemic.motion import joints_to_features
 from tests.folders import (
     TWO_NAMES,
     features,
-    humanml3d_folder,
-    joints_folder,
     joints_reader,
     moving_joints,
-    ntu_folder,
 )
-
-
-@pytest.fixture
-def humanml3d(tmp_path: Path) -> Path:
-    return humanml3d_folder(tmp_path / "humanml3d")
-
-
-@pytest.fixture
-def ntu(tmp_path: Path) -> Path:
-    return ntu_folder(tmp_path / "ntu")
-
-
-@pytest.fixture
-def joints(tmp_path: Path) -> Path:
-    return joints_folder(tmp_path / "joints")
-
 
 # --- HumanML3D ----------------------------------------------------------------------------------------------------
 
