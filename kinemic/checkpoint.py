@@ -22,7 +22,7 @@ from torch import Tensor
 from kinemic.device import to_host
 from kinemic.digests import digest_of
 from kinemic.documents import parse_json
-from kinemic.errors import CheckpointError
+from kinemic.errors import CheckpointError, one_line
 from kinemic.faults import writing
 from kinemic.files import create
 
@@ -100,7 +100,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path}: no such checkpoint; check the path") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: damaged, or not a safetensors file ({_reason(error)}); write it again"
+            f"{path}: damaged, or not a safetensors file ({one_line(error)}); write it again"
         ) from error
 
 
@@ -124,7 +124,7 @@ def _mapping(path: Path, text: str) -> dict[str, Any]:
     try:
         document = parse_json(text)
     except ValueError as error:
-        raise CheckpointError(f"{path}: its metadata is not JSON ({_reason(error)}); write it again") from error
+        raise CheckpointError(f"{path}: its metadata is not JSON ({one_line(error)}); write it again") from error
     if not isinstance(document, dict):
         raise CheckpointError(f"{path}: its metadata is a {type(document).__name__}, not a mapping; write it again")
     return document
@@ -140,7 +140,3 @@ def _digest(tensor: Tensor) -> str:
 
 def _changed(path: Path, what: str) -> CheckpointError:
     return CheckpointError(f"{path}: damaged, {what} is not what was written; write it again, or take another copy")
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

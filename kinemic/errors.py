@@ -5,6 +5,11 @@ from __future__ import annotations
 from kinemic.redaction import without_secrets
 
 
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """Return an error's text as one line of at most ``most`` characters; its type if it has no text."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 class KinemicError(Exception):
     """Base of every error that the CLI shows as one line; its message holds no secret."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kinemic.errors import InfrastructureError, UnwritableError
+from kinemic.errors import InfrastructureError, UnwritableError, one_line
 
 _PASSING = frozenset(
     getattr(errno, name)
@@ -77,4 +77,4 @@ def _sqlite_code(error: BaseException) -> int | None:
 
 def _reason(error: BaseException) -> str:
     code = _code(error)
-    return os.strerror(code) if code else " ".join(str(error).split()) or type(error).__name__
+    return os.strerror(code) if code else one_line(error)

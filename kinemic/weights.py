@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kinemic.errors import CheckpointError
+from kinemic.errors import CheckpointError, one_line
 
 _PICKLE = b"\x80"  # how a torch file of before the zip format starts
 _CONSTANTS = "constants.pkl"  # what only a TorchScript archive holds, as torch itself tells them apart
@@ -106,10 +106,10 @@ def state_dict(state: Any, path: Path) -> dict[str, Tensor]:
 
 def reason(error: BaseException) -> str:
     """Return the cause of a reading error in a few words, without torch's advice to run what is in the file."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     code = re.search(r"Unsupported (?:global|class|operand)[^:]*: (?:GLOBAL )?([\w.]+)", text)
     if code:
         return f"it holds {code.group(1)}, and only tensors and plain values are read"
     if text.startswith("Weights only load failed"):
         return "it is damaged, or holds more than tensors and plain values"
-    return text[:120] or type(error).__name__
+    return text[:120]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import ray
 
-from kinemic.errors import InfrastructureError, KinemicError
+from kinemic.errors import InfrastructureError, KinemicError, one_line
 from kinemic.redaction import without_secrets
 from search.config import ResourcesConfig
 from search.shares import Resources, Share, asked, divide
@@ -75,7 +75,7 @@ def _unusable(address: str, variable: str, reason: str) -> KinemicError:
 
 
 def _one_line(error: BaseException) -> str:
-    return without_secrets(" ".join(str(error).split()) or type(error).__name__)[:300]
+    return without_secrets(one_line(error))[:300]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from kinemic.errors import DataError
+from kinemic.errors import DataError, one_line
 
 DEFLATE_RATIO = 1032  # the most that a byte of a deflated file can become
 
@@ -83,5 +83,5 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
         raise DataError(f"{path}: no such file") from error
     # Of bytes that someone else wrote, numpy's parser, zipfile and its decompressors raise nearly every kind there is.
     except Exception as error:
-        why = " ".join(str(error).split())[:120] or type(error).__name__
+        why = one_line(error, 120)
         raise DataError(f"{path}: not a readable {kind} file ({why}); fetch or make it again") from error

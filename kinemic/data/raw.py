@@ -12,7 +12,7 @@ from kinemic.data.convert import MAX_FRAMES
 from kinemic.data.corpus import Clip, Role
 from kinemic.data.packing import check_clip
 from kinemic.documents import parse_json
-from kinemic.errors import DataError
+from kinemic.errors import DataError, one_line
 from kinemic.motion import Statistics
 from kinemic.progress import Progress, ProgressCallback, silent
 
@@ -196,7 +196,7 @@ def read_ids(ids: IdList) -> tuple[str, ...]:
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    return one_line(error, 120)
 
 
 def _is_unicode(text: str) -> bool:
