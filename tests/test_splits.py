@@ -140,6 +140,23 @@ def test_a_train_list_is_taken_whole_or_drawn_from(target, tmp_path):
     assert len(two.train) == 6
 
 
+def test_draws_from_a_list_go_by_seed_alone_and_need_enough_clips_of_every_class(target, tmp_path):
+    names = [f"{action}-{subject}-{take}" for action in CLASSES for subject in ("s1", "s2") for take in range(4)]
+    dev = id_list(tmp_path / "dev.txt", [f"{action}-s4-0" for action in CLASSES])
+
+    def listed(name: str, ids: list[str], **settings: int) -> set[str]:
+        split = SplitConfig(train=id_list(tmp_path / name, ids), dev=dev, **settings)
+        return {target.names[i] for i in choose(target, split).train}
+
+    one, three = (listed("pool.txt", names, shots=shots, seed=4) for shots in (1, 3))
+    assert one < three
+    assert Counter(name.split("-")[0] for name in three) == dict.fromkeys(CLASSES, 3)
+    assert listed("turned.txt", names[::-1], shots=3, seed=4) == three
+    assert len({frozenset(listed("pool.txt", names, shots=3, seed=seed)) for seed in range(5)}) == 5
+    with pytest.raises(DataError, match="class 'wave': 2 clips to draw from, 3 shots needed"):
+        listed("few.txt", [name for name in names if not name.startswith("wave") or name.endswith("0")], shots=3)
+
+
 def test_lists_may_hold_clips_of_classes_left_out(target, tmp_path):
     train = id_list(tmp_path / "train.txt", [f"{action}-s1-0" for action in CLASSES])
     split = choose(target, SplitConfig(classes=("kick",), train=train, dev_subjects=("s2",)))

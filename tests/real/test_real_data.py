@@ -84,6 +84,15 @@ def test_drawing_from_the_subjects_themselves_gives_five_but_not_ten(recordings,
         choose(utd, utd10(recordings, shots=10, **subjects))
 
 
+def test_draws_of_one_shot_differ_and_come_from_the_recorded_pool(recordings, utd):
+    pool, dev = recorded(recordings, "train_pool"), recorded(recordings, "dev")
+    listed = set(json.loads((recordings / "splits.json").read_text())["utd10"]["train_pool"])
+    drawn = [choose(utd, utd10(recordings, train=pool, dev=dev, shots=1, seed=draw)).train for draw in range(6)]
+    assert all(len(set(utd.labels[train].tolist())) == len(train) == 10 for train in drawn)
+    assert all({utd.names[i] for i in train} <= listed for train in drawn)
+    assert len({tuple(train) for train in drawn}) == 6
+
+
 def test_source_lists_are_read_over_several_files(recordings, cache):
     files = ("source_hdm05.npz", "source_cmu.npz")
     every = prepare(JointsReader(path=recordings, files=files), cache, role="source")
