@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from kinemic.config_data import RecordingsReader as RecordingsReader
 from kinemic.config_data import SplitConfig as SplitConfig
 from kinemic.config_data import Units as Units
 from kinemic.config_data import UpAxis as UpAxis
+from kinemic.errors import DataWarning
 
 # --- text and prior ---------------------------------------------------------------------------------------------
 
@@ -162,21 +164,46 @@ class AdaptConfig(Frozen):
         return self
 
 
-ClipSource = Literal["adapted", "prior", "mined_clips", "mined_windows"]
+ClipSource = Literal["none", "generated", "edited", "mined_clips", "mined_windows", "prior", "mixed"]
+RENAMED_SOURCES = {"adapted": "generated"}  # what files of before say, and what it is called now
 
 
 class SynthesisConfig(Frozen):
-    """Generating clips with classifier-free guidance; fewer sampling steps than diffusion steps means respacing.
+    """Where a trial's synthetic clips come from, and how they are sampled, with classifier-free guidance.
 
-    ``source`` other than ``adapted`` makes a trial one of the baselines of ``kinemic.baselines``; it is never searched.
+    ``none``: there are none. ``generated``: from noise, by the adapted model. ``edited``: mined clips or windows, in
+    part noised and denoised by the adapted model (SDEdit, arXiv 2108.01073). ``mined_clips``, ``mined_windows``: as
+    they are. ``prior``: from noise, by the prior as it is. ``mixed``: mined clips, and clips of ``mixed_with``.
     """
 
-    source: ClipSource = "adapted"
+    source: ClipSource = "generated"
     clips_per_class: int = Field(20, ge=0)
+    strength: float = Field(0.3, ge=0, le=1)  # of an edit: the share of the sampling steps that it is noised by
+    edited_from: Literal["mined_clips", "mined_windows"] = "mined_clips"
+    mined_share: float = Field(0.5, ge=0, le=1)  # of a mixture's clips
+    mixed_with: Literal["generated", "edited", "prior"] = "generated"
     guidance: float = Field(2.5, ge=0)
     sampler: Literal["ddpm", "ddim"] = "ddpm"
-    sampling_steps: int = Field(50, ge=1)  # clamped to adapt.diffusion_steps
+    sampling_steps: int = Field(50, ge=1)  # clamped to adapt.diffusion_steps; fewer means respacing
     batch_size: int = Field(64, ge=1)
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _as_it_is_called_now(cls, source: Any) -> Any:
+        if not isinstance(source, str) or source not in RENAMED_SOURCES:
+            return source
+        now = RENAMED_SOURCES[source]
+        warnings.warn(f"synthesis.source: {source} is called {now} now, and is read as it", DataWarning, stacklevel=2)
+        return now
+
+    @property
+    def parts(self) -> dict[ClipSource, int]:
+        """How many clips a class come from each source, a mixture taken apart; empty if there are none."""
+        counts: dict[ClipSource, int] = {self.source: self.clips_per_class}
+        if self.source == "mixed":
+            mined = round(self.mined_share * self.clips_per_class)
+            counts = {"mined_clips": mined, self.mixed_with: self.clips_per_class - mined}
+        return {source: count for source, count in counts.items() if count > 0 and source != "none"}
 
 
 JudgeProfile = Literal["published", "small", "demo", "smoke"]
@@ -202,12 +229,18 @@ class TrialConfig(Frozen):
     @property
     def adapts(self) -> bool:
         """Whether a generator is fine-tuned and scored, rung by rung."""
-        return self.synthesis.clips_per_class > 0 and self.synthesis.source == "adapted"
+        return not self.synthesis.parts.keys().isdisjoint({"generated", "edited"})
+
+    @property
+    def cuts_windows(self) -> bool:
+        """Whether windows of mined clips are cut to be training clips, or to be edited to such."""
+        parts, edited_from = self.synthesis.parts, self.synthesis.edited_from
+        return "mined_windows" in parts or ("edited" in parts and edited_from == "mined_windows")
 
     @property
     def trains(self) -> bool:
-        """Whether anything is fine-tuned: a generator, or what finds the windows of a baseline."""
-        return self.adapts or (self.synthesis.clips_per_class > 0 and self.synthesis.source == "mined_windows")
+        """Whether anything is fine-tuned: a generator, or what finds the windows to be cut."""
+        return self.adapts or (self.cuts_windows and self.loss.contrastive > 0)
 
     @property
     def scored_rungs(self) -> tuple[int, ...]:

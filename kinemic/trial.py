@@ -22,6 +22,7 @@ from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.splits import TrialData
 from kinemic.device import peak_memory_mb, reset_peak_memory
 from kinemic.documents import load_result
+from kinemic.errors import ConfigError
 from kinemic.files import write_text
 from kinemic.judges import judge_file, save_judge
 from kinemic.material import Material
@@ -136,9 +137,11 @@ class _Trial:
 
     def _clips(self, stages: Stages) -> tuple[Synthetic | None, MiningResult | None]:
         """The clips to train the judge with beside the real ones; for a baseline with the pools that they come from."""
+        if self.config.synthesis.source in ("edited", "mixed"):
+            raise ConfigError(f"synthesis.source {self.config.synthesis.source} is not there yet")
         if self.config.adapts:
             return stages.synthesise(stages.generator), None
-        if not self.config.synthesis.clips_per_class:
+        if not self.config.synthesis.parts:
             return None, None
         with stages.clock.time("synthesise"):
             return baseline_clips(stages.material, self.config, stages.seeds, self.device, self.progress)

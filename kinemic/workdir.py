@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kinemic import checkpoint
-from kinemic.config import TrialConfig, TrialSeeds
+from kinemic.config import RENAMED_SOURCES, TrialConfig, TrialSeeds
 from kinemic.data.corpus import Corpus
 from kinemic.documents import parse_json
 from kinemic.errors import ConfigError, DataError
@@ -74,4 +74,6 @@ def _difference(there: Any, wanted: Any, path: str) -> str | None:
     if isinstance(there, dict) and isinstance(wanted, dict):
         parts = (_difference(there[k], wanted[k], f"{path}.{k}") for k in sorted(there.keys() & wanted.keys()))
         return next((part for part in parts if part), None)
+    if isinstance(there, str):
+        there = RENAMED_SOURCES.get(there, there)
     return None if there == wanted else f"{path} is {there!r} there, {wanted!r} here"

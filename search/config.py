@@ -202,11 +202,6 @@ def validate(data: dict[str, Any], where: str) -> SearchConfig:
         raise ConfigError(f"{where}: space is empty; leave it out for the default space")
     check_space(config.space, config.trial, where)
     _check_variants(config, where)
-    if config.trial.synthesis.source != "adapted":
-        raise ConfigError(
-            f"{where}: trial.synthesis.source is {config.trial.synthesis.source!r}, but a search adapts generators; "
-            "leave it out, `kinemic search confirm` runs the baselines"
-        )
     return config
 
 

@@ -13,7 +13,6 @@ from search.space import SYNTHESIS, CategoricalDomain, Domain, IntDomain, Scalar
 # Never searched: tuning the judge is not tuning the generator, and trials of different budgets can't be compared.
 _REFUSED = {
     "judge": "tuning the judge is not tuning the generator",
-    "synthesis.source": "the clips of another source are a baseline, and it would be compared with itself",
     "adapt.rungs": "every trial of a search has the same budget; set trial.adapt.rungs instead",
 }
 

@@ -97,7 +97,7 @@ def test_other_generation_seeds_draw_other_clips(material: Material) -> None:
         assert all((a == b).all() for a, b in zip(one.features, same.features, strict=True))
 
 
-@pytest.mark.parametrize("source", ["adapted", "mined_clips"])
+@pytest.mark.parametrize("source", ["generated", "mined_clips"])
 def test_kept_judges_score_as_they_did(source: ClipSource, inputs: TrialInputs, tmp_path: Path) -> None:
     data = Material.open(inputs, "cpu").data
     wanted = with_values(config(source), {"judge.keep": True, "adapt.rungs": [1]})

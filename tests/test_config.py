@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kinemic.config import ExperimentConfig, TrialConfig
-from kinemic.errors import ConfigError
+from kinemic.errors import ConfigError, DataWarning
 from kinemic.reading import field_of, leaf_paths, load_experiment, load_yaml, override, parse, with_values
 
 EXPERIMENT = {
@@ -42,6 +42,39 @@ def test_a_wrong_setting_is_one_line_that_names_it(change: dict[str, object], me
 def test_a_missing_group_is_named() -> None:
     with pytest.raises(ConfigError, match="prior is missing"):
         parse(ExperimentConfig, {"data": EXPERIMENT["data"]}, "search.yaml")
+
+
+def test_a_source_of_before_is_read_under_its_name_of_today_with_one_line() -> None:
+    with pytest.warns(DataWarning, match="adapted is called generated now") as told:
+        config = parse(TrialConfig, {"synthesis": {"source": "adapted"}}, "search.yaml")
+    assert (config.synthesis.source, len(told)) == ("generated", 1)
+    assert with_values(config, {"mining.top_k": 3}).synthesis.source == "generated"  # and not told again
+
+
+@pytest.mark.parametrize(
+    ("synthesis", "parts", "adapts", "trains"),
+    [
+        ({}, {"generated": 6}, True, True),
+        ({"clips_per_class": 0}, {}, False, False),
+        ({"source": "none"}, {}, False, False),
+        ({"source": "edited"}, {"edited": 6}, True, True),
+        ({"source": "mined_clips"}, {"mined_clips": 6}, False, False),
+        ({"source": "mined_windows"}, {"mined_windows": 6}, False, True),  # what finds them is trained
+        ({"source": "prior"}, {"prior": 6}, False, False),
+        ({"source": "mixed"}, {"mined_clips": 3, "generated": 3}, True, True),
+        ({"source": "mixed", "mined_share": 0.3, "mixed_with": "prior"}, {"mined_clips": 2, "prior": 4}, False, False),
+        ({"source": "mixed", "mined_share": 1.0, "mixed_with": "edited"}, {"mined_clips": 6}, False, False),
+        ({"source": "mixed", "mined_share": 0.0, "mixed_with": "edited"}, {"edited": 6}, True, True),
+    ],
+)
+def test_what_a_source_draws_says_what_is_trained(
+    synthesis: dict[str, object], parts: dict[str, int], adapts: bool, trains: bool
+) -> None:
+    config = parse(TrialConfig, {"synthesis": {"clips_per_class": 6} | synthesis, "adapt": {"rungs": [2, 4]}}, "toy")
+    assert (config.synthesis.parts, config.adapts, config.trains) == (parts, adapts, trains)
+    assert config.scored_rungs == ((2, 4) if adapts else (4,))
+    blind = with_values(config, {"loss.contrastive": 0.0})
+    assert blind.trains is adapts  # windows are cut anywhere then, which costs nothing
 
 
 def test_overrides_are_yaml_values_at_dotted_paths_and_leave_the_original_alone() -> None:

@@ -70,7 +70,6 @@ def test_wilcoxon_is_taken_where_it_has_enough_pairs_to_stop_anything(file: Path
         (["pruner.kind=median", "pruner.reduction_factor=3"], "unknown key 'pruner.median.reduction_factor'"),
         (["trial.adapt.lora.rnak=3"], "unknown key 'trial.adapt.lora.rnak'; did you mean 'rank'?"),
         (["trial.confirm=x"], "unknown key 'trial.confirm'"),
-        (["trial.synthesis.source=prior"], "trial.synthesis.source is 'prior', but a search adapts generators"),
         (["confirm.best=2"], "give exactly one of test (a list of ids) and test_subjects"),
         (["confirm={test_subjects: [a], test: {file: b}}"], "give exactly one of test (a list of ids) and test_sub"),
         (["confirm={test_subjects: [a], seeds: 1}"], "confirm.seeds: Input should be greater than or equal to 2"),

@@ -55,8 +55,8 @@ def config(space: dict[str, Any], **more: Any) -> SearchConfig:
         ),
         ({"judge.augment": {"type": "categorical", "choices": [True, False]}}, "tuning the judge is not tuning the"),
         (
-            {"synthesis.source": {"type": "categorical", "choices": ["adapted", "prior"]}},
-            "space.synthesis.source cannot be searched: the clips of another source are a baseline",
+            {"synthesis.source": {"type": "categorical", "choices": ["prior", "posterior"]}},
+            "space.synthesis.source: synthesis.source: Input should be 'none', 'generated', 'edited'",
         ),
         ({"adapt.rungs": {"type": "categorical", "choices": [1, 2]}}, "every trial of a search has the same budget"),
         ({"seeds.adaptation": {"type": "int", "low": 1, "high": 3}}, "no setting 'seeds.adaptation'"),
