@@ -75,15 +75,21 @@ PROFILES: Final[dict[JudgeProfile, Profile]] = {
 class JudgeReport:
     """How well a judge recognised dev after its last epoch, never its best.
 
-    ``classifier`` is the judge itself; ``confusion`` (C, C) counts, rows the truth; ``loss`` the last epoch's mean;
-    ``seconds`` of training and scoring.
+    ``classifier`` is the judge itself; ``logits`` (N, C) what it says of the dev clips, whose classes are ``labels``
+    (N,); ``loss`` the last epoch's mean; ``seconds`` of training and scoring.
     """
 
     classifier: Classifier
     profile: JudgeProfile
-    confusion: Indices
+    logits: Floats
+    labels: Indices
     loss: float
     seconds: float
+
+    @property
+    def confusion(self) -> Indices:
+        """Counts (C, C), rows the truth."""
+        return confusion_matrix(self.labels, self.logits.argmax(axis=1), self.logits.shape[1])
 
     @property
     def accuracy(self) -> float:
@@ -134,11 +140,12 @@ def judge(
     start = time.perf_counter()
     truth = _checked_labels(dev_labels, len(dev_joints), classes, "dev")
     classifier = train_classifier(train_joints, train_labels, classes, config, seed, device, progress, real)
-    confusion = confusion_matrix(truth, classifier.score(dev_joints)[0].argmax(axis=1), classes)
+    logits, _ = classifier.score(dev_joints)
     return JudgeReport(
         classifier=classifier,
         profile=config.profile,
-        confusion=confusion,
+        logits=logits,
+        labels=truth,
         loss=classifier.loss,
         seconds=time.perf_counter() - start,
     )

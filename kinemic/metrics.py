@@ -1,4 +1,4 @@
-"""Distances and scores over pooled features and logits: Frechet distance, diversity, multimodality, accuracy.
+"""Distances and scores over pooled features and logits: Frechet distance, diversity, accuracy, log-likelihood, Brier.
 
 Shapes: N, M clips, D feature width, C classes, S groups (classes or captions), R clips a group, P pairs.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from kinemic.errors import DataError
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+
+_LEAST_PROBABILITY: Final = 1e-300  # its logarithm is finite
 
 
 def frechet_distance(real_ND: Array, generated_MD: Array) -> float:
@@ -95,6 +97,33 @@ def per_class_accuracy(confusion_CC: Array) -> Floats:
     """Return the share (0..1) of each class's clips that were recognised; NaN for a class without clips."""
     total = confusion_CC.sum(axis=1).astype(np.float64)
     return np.where(total > 0, np.diagonal(confusion_CC) / np.maximum(total, 1.0), np.nan)
+
+
+def softmax(logits_NC: Array) -> Floats:
+    """Return the probabilities of logits over the last axis."""
+    logits = np.asarray(logits_NC, np.float64)
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: Floats = weights / weights.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def log_likelihood(probabilities_NC: Array, labels_N: Array) -> float:
+    """Return the mean log probability of the true class, nats a clip: 0 at best.
+
+    A probability of 0 counts as 1e-300.
+    """
+    of_truth = np.asarray(probabilities_NC)[np.arange(len(labels_N)), labels_N]
+    return float(np.log(np.maximum(of_truth, _LEAST_PROBABILITY)).mean())
+
+
+def brier_score(probabilities_NC: Array, labels_N: Array) -> float:
+    """Return the mean over clips of the squared error of the probabilities, summed over classes (Brier 1950): 0..2.
+
+    0 is certain and right, 2 certain and wrong; the same probability for all of C classes gives 1 - 1/C.
+    """
+    error_NC = np.array(probabilities_NC, np.float64)
+    error_NC[np.arange(len(labels_N)), labels_N] -= 1.0
+    return float(np.square(error_NC).sum(axis=1).mean())
 
 
 def _covariance_root(features: Floats) -> Floats:

@@ -48,10 +48,10 @@ def score_kept(
 
     Returns the reports, and the seconds that those found had cost.
     """
-    setting = [asdict(PROFILES[config.profile]), config.augment]
+    setting = [asdict(PROFILES[config.profile]), config.augment, "logits"]  # what is kept of what a judge says of dev
     clips = [data.corpus.content_hash, data.train.tolist(), data.dev.tolist(), _fingerprint(synthetic)]
     keys = [digest(clips, setting, seed, device.partition(":")[0]) for seed in judge_seeds]
-    found = [_read(store, key, config, len(data.corpus.classes), device) for key in keys]
+    found = [_read(store, key, config, data, device) for key in keys]
     missing = [seed for seed, report in zip(judge_seeds, found, strict=True) if report is None]
     fresh = _scored(data, synthetic, config, missing, device, progress) if missing else iter(())
     reports = []
@@ -120,28 +120,30 @@ def _fingerprint(synthetic: Synthetic | None) -> str:
 
 def _write(store: StageStore, key: str, report: JudgeReport) -> None:
     tensors = {f"model.{name}": value for name, value in report.classifier.model.state_dict().items()}
-    tensors["confusion"] = torch.from_numpy(report.confusion)
+    tensors["logits"] = torch.from_numpy(report.logits)
     store.write(JUDGED, key, tensors, {"loss": report.loss, "seconds": report.seconds})
 
 
-def _read(store: StageStore, key: str, config: JudgeConfig, classes: int, device: str) -> JudgeReport | None:
+def _read(store: StageStore, key: str, config: JudgeConfig, data: TrialData, device: str) -> JudgeReport | None:
+    labels, classes = data.corpus.labels[data.dev], len(data.corpus.classes)
     model = new_model(PROFILES[config.profile], classes, seed=0)
 
-    def back(tensors: dict[str, Tensor], meta: dict[str, Any]) -> tuple[NDArray[np.int64], float, float]:
+    def back(tensors: dict[str, Tensor], meta: dict[str, Any]) -> tuple[NDArray[np.float32], float, float]:
         model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-        confusion = tensors["confusion"].numpy()
-        if confusion.shape != (classes, classes) or confusion.dtype != np.int64:
-            raise ValueError(f"confusion is {confusion.dtype} {confusion.shape}, expected int64 {(classes, classes)}")
-        return confusion, float(meta["loss"]), float(meta["seconds"])
+        logits = tensors["logits"].numpy()
+        if logits.shape != (len(labels), classes) or logits.dtype != np.float32:
+            raise ValueError(f"logits are {logits.dtype} {logits.shape}, expected float32 {(len(labels), classes)}")
+        return logits, float(meta["loss"]), float(meta["seconds"])
 
     kept = store.read(JUDGED, key, back)
     if kept is None:
         return None
-    confusion, loss, seconds = kept
+    logits, loss, seconds = kept
     return JudgeReport(
         classifier=Classifier(model.to(device).eval(), config.profile, device, loss),
         profile=config.profile,
-        confusion=confusion,
+        logits=logits,
+        labels=labels,
         loss=loss,
         seconds=seconds,
     )

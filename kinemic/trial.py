@@ -6,13 +6,11 @@ the other folds' shots and scored on its own, and what they say is pooled.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kinemic.artifacts import write_artifacts, write_scores
 from kinemic.baselines import baseline_clips
@@ -21,21 +19,19 @@ from kinemic.classify import Classifier, limit_generated
 from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.splits import TrialData
 from kinemic.device import peak_memory_mb, reset_peak_memory
-from kinemic.documents import load_result
-from kinemic.errors import ConfigError
+from kinemic.errors import CheckpointError, ConfigError, DataError
 from kinemic.files import write_text
 from kinemic.judges import judge_file, save_judge
 from kinemic.material import Material
-from kinemic.metrics import accuracy
+from kinemic.metrics import brier_score, log_likelihood
 from kinemic.mining import MiningResult
+from kinemic.predictions import Predictions, of_all_classifiers, of_all_clips
 from kinemic.progress import ProgressCallback, silent
 from kinemic.report import RungReport, TrialInputs, mean
 from kinemic.stages import Clock, Stages
 from kinemic.store import STAGES, StageStore
 from kinemic.synthesis import Synthetic
 from kinemic.workdir import check, claim, identity
-
-Confusions = list[NDArray[np.int64]]  # (C, C) counts, rows the truth, one a judge seed
 
 
 def run_trial(
@@ -82,7 +78,7 @@ def stored_reports(workdir: Path, config: TrialConfig, repetitions: int) -> list
 class _Scored:
     """What one rung of one repetition gave."""
 
-    confusions: Confusions  # pooled over the views
+    said: Predictions  # of the dev clips of all views
     losses: dict[str, float]
     mined: MiningResult | None
     made: Synthetic | None  # of the first view, as the judges
@@ -122,18 +118,18 @@ class _Trial:
         return Stages(material, self.config, seeds, self.store, self.device, Clock(), self.progress)
 
     def _score(self, views: Sequence[Stages], steps: int) -> _Scored:
-        confusions, losses, clips, judges = [], [], [], list[list[Classifier]]()
+        said, losses, clips, judges = [], [], [], list[list[Classifier]]()
         mined = views[0].pools if self.config.adapts else None
         for stages in views:
             losses.append(stages.adapt(steps) if self.config.adapts else {})
             made, found = self._clips(stages)
             reports = stages.judge(made)
-            confusions.append([report.confusion for report in reports])
+            said.append(Predictions(np.stack([report.logits for report in reports]), reports[0].labels))
             judges.append([report.classifier for report in reports])
             clips.append(made)
             mined = mined or found
-        pooled = [np.sum(folds, axis=0) for folds in zip(*confusions, strict=True)]
-        return _Scored(pooled, {k: mean([each[k] for each in losses]) for k in losses[0]}, mined, clips[0], judges[0])
+        pooled, means = of_all_clips(said), {k: mean([each[k] for each in losses]) for k in losses[0]}
+        return _Scored(pooled, means, mined, clips[0], judges[0])
 
     def _clips(self, stages: Stages) -> tuple[Synthetic | None, MiningResult | None]:
         """The clips to train the judge with beside the real ones; for a baseline with the pools that they come from."""
@@ -148,17 +144,17 @@ class _Trial:
 
     def _keep(self, scored: _Scored, views: Sequence[Stages], repetition: int, steps: int, clock: Clock) -> RungReport:
         folder = _folder(self.workdir, repetition, steps)
-        confusions = [*self._earlier(repetition, steps), *scored.confusions]
-        write_text(folder / _SCORES, json.dumps([each.tolist() for each in confusions]))
+        said = of_all_classifiers([*self._earlier(repetition, steps), scored.said])
+        said.save(folder / _SAID)
         if steps == self.config.adapt.rungs[-1]:
-            write_scores(self.workdir / "artifacts", self.material.data.corpus.classes, confusions)
+            write_scores(self.workdir / "artifacts", self.material.data.corpus.classes, said.confusions)
             if repetition == 0:
                 self._finish(scored, views[0], steps, clock)
         report = RungReport(
             rung=self.config.scored_rungs.index(steps),
             steps=steps,
             total_steps=self.config.adapt.rungs[-1],
-            accuracies=tuple(accuracy(each) for each in confusions),
+            accuracies=said.accuracies,
             losses=scored.losses,
             seconds=dict(clock.seconds),
             pool_sizes=tuple(len(p.indices) for p in scored.mined.pools) if scored.mined else (),
@@ -169,17 +165,23 @@ class _Trial:
             repetition=repetition,
             repetitions=len(self.seeds),
             reused=dict(clock.reused),
+            log_likelihoods=said.log_likelihoods,
+            briers=said.briers,
+            log_likelihood_ensemble=log_likelihood(said.ensemble, said.labels),
+            brier_ensemble=brier_score(said.ensemble, said.labels),
         )
         write_text(folder / "report.json", report.to_json())  # last: a rung is whole once its report is there
         self.store.damaged.clear()
         return report
 
-    def _earlier(self, repetition: int, steps: int) -> Confusions:
+    def _earlier(self, repetition: int, steps: int) -> list[Predictions]:
         if repetition == 0:
             return []
         folder = _folder(self.workdir, repetition - 1, steps)
-        kept = load_result(folder / _SCORES, list, f"delete {folder}, and it is made again")
-        return [np.array(each) for each in kept or ()]
+        try:
+            return [Predictions.load(folder / _SAID)]
+        except CheckpointError as error:
+            raise DataError(f"{error}; or delete {folder}, and it is made again") from error
 
     def _finish(self, scored: _Scored, first: Stages, steps: int, clock: Clock) -> None:
         """Write the generator, its pictures and, where they are wanted, the judges; with k folds, of all the shots."""
@@ -201,7 +203,7 @@ class _Trial:
                 save_judge(judge, judge_file(self.workdir, number), data.corpus.classes, seed)
 
 
-_SCORES = "confusions.json"
+_SAID = "predictions.safetensors"
 
 
 def _schedule(config: TrialConfig, repetitions: int) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from kinemic.report import RungReport
+from kinemic.report import RungReport, mean
 
 
 def rung_metrics(report: RungReport, seconds: float) -> dict[str, float]:
@@ -22,6 +22,7 @@ def rung_metrics(report: RungReport, seconds: float) -> dict[str, float]:
         "peak_memory_mb": report.peak_memory_mb,
         "pool_fallbacks": float(report.pool_fallbacks),
     }
+    metrics |= {key: value for key, value in _of_probabilities(report).items() if value is not None}
     if sizes:
         metrics |= {"pool_size_min": float(min(sizes)), "pool_size_mean": sum(sizes) / len(sizes)}
         metrics |= {"pool_size_max": float(max(sizes))}
@@ -29,6 +30,15 @@ def rung_metrics(report: RungReport, seconds: float) -> dict[str, float]:
     metrics |= {f"loss_{key}": value for key, value in report.losses.items()}
     metrics |= {f"seconds_{key}": value for key, value in report.seconds.items()}
     return metrics
+
+
+def _of_probabilities(report: RungReport) -> dict[str, float | None]:
+    return {
+        "dev_log_likelihood": mean(report.log_likelihoods) if report.log_likelihoods else None,
+        "dev_log_likelihood_ensemble": report.log_likelihood_ensemble,
+        "dev_brier": mean(report.briers) if report.briers else None,
+        "dev_brier_ensemble": report.brier_ensemble,
+    }
 
 
 def as_table(path: Path) -> dict[str, list[Any]] | None:

@@ -21,6 +21,8 @@ from kinemic.data.splits import TrialData, hold_out, load_trial_data
 from kinemic.errors import ConfigError, DataError
 from kinemic.inputs import prepare_inputs, prepare_trial_data
 from kinemic.judges import judge_file, load_judge
+from kinemic.metrics import brier_score
+from kinemic.predictions import Predictions
 from kinemic.reading import parse, with_values
 from kinemic.report import TrialInputs
 from kinemic.trial import run_trial
@@ -118,6 +120,9 @@ def test_every_shot_is_scored_once_by_what_never_saw_it(
     assert np.sum(confusion["rows_are_truth"]) == len(shots) * len(SEEDS[0].judge)
     right, judged = np.trace(confusion["rows_are_truth"]), np.sum(confusion["rows_are_truth"])
     assert reports[-1].dev_accuracy == pytest.approx(right / judged)
+    said = Predictions.load(tmp_path / f"rung-{reports[-1].steps}" / "predictions.safetensors")
+    assert sorted(said.labels) == sorted(data.corpus.labels[data.train])
+    assert reports[-1].brier_ensemble == pytest.approx(brier_score(said.ensemble, said.labels))
 
 
 def test_the_generator_and_the_judges_are_of_all_shots(inputs: TrialInputs, tmp_path: Path) -> None:

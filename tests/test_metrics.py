@@ -86,3 +86,19 @@ def test_confusion_has_true_classes_as_rows():
     recalled = metrics.per_class_accuracy(confusion)
     assert recalled[:2].tolist() == [0.5, 1.0]
     assert math.isnan(recalled[2])
+
+
+def test_log_likelihood_and_brier_score_are_those_of_their_definitions():
+    logits = np.log([[[0.7, 0.2, 0.1], [0.5, 0.25, 0.25]]]) + 5.0
+    probabilities = metrics.softmax(logits)[0]
+    np.testing.assert_allclose(probabilities, [[0.7, 0.2, 0.1], [0.5, 0.25, 0.25]])
+    labels = np.array([0, 2])
+    assert metrics.log_likelihood(probabilities, labels) == pytest.approx((math.log(0.7) + math.log(0.25)) / 2)
+    assert metrics.brier_score(probabilities, labels) == pytest.approx((0.14 + 0.875) / 2)
+
+
+def test_a_certain_answer_is_the_best_or_the_worst_there_is():
+    certain = metrics.softmax(np.array([[2000.0, 0.0], [0.0, 2000.0]], np.float32))
+    assert (metrics.log_likelihood(certain, [0, 1]), metrics.brier_score(certain, [0, 1])) == (0.0, 0.0)
+    assert metrics.brier_score(certain, [1, 0]) == 2.0
+    assert -1000 < metrics.log_likelihood(certain, [1, 0]) < -500

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,7 +15,7 @@ from kinemic.config import TrialConfig
 from search import study as studies
 from search.folder import SearchFolder
 from search.live import summary_line, trial_table
-from search.records import as_table
+from search.records import as_table, rung_metrics
 from search.registry import Registry, find_run
 from search.status import trial_rows
 from search.tracking import open_tracker
@@ -23,6 +24,25 @@ from tests.test_tracking import VALUES, report
 
 CLAMPED = "mining.top_k 700 is above the source's 600 clips: every clip is taken"
 CUT = "judge profile small takes 20 clips"
+
+
+def test_a_rung_is_logged_with_what_its_probabilities_are_worth() -> None:
+    scores = {"log_likelihoods": (-1.0, -2.0), "briers": (0.2, 0.6)}
+    ensemble = {"log_likelihood_ensemble": -1.2, "brier_ensemble": 0.3}
+    metrics = rung_metrics(replace(report(5), **scores, **ensemble), seconds=1.0)
+    found = {key: metrics[key] for key in metrics if "likelihood" in key or "brier" in key}
+    assert found == {
+        "dev_log_likelihood": -1.5,
+        "dev_log_likelihood_ensemble": -1.2,
+        "dev_brier": pytest.approx(0.4),
+        "dev_brier_ensemble": 0.3,
+    }
+    assert not any("brier" in key for key in rung_metrics(replace(report(5), **_UNKNOWN), 1.0))  # an older report
+
+
+_UNKNOWN: dict[str, Any] = {
+    "log_likelihoods": (), "briers": (), "log_likelihood_ensemble": None, "brier_ensemble": None
+}  # fmt: skip
 
 
 def test_a_list_of_captions_is_one_readable_cell(tmp_path: Path) -> None:

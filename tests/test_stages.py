@@ -18,6 +18,7 @@ import torch
 from kinemic import checkpoint, store
 from kinemic.cli import run as command
 from kinemic.config import TrialSeeds
+from kinemic.errors import DataError
 from kinemic.inputs import prepare_inputs
 from kinemic.prior import load_prior, save_prior
 from kinemic.reading import with_values
@@ -203,12 +204,18 @@ def test_every_repetition_is_scored_at_the_last_rung_and_all_its_values_are_kept
     assert [(r.steps, r.repetition, r.step, r.last) for r in reports] == [
         (2, 0, 2, False), (4, 0, 4, False), (4, 1, 5, True),
     ]  # fmt: skip
-    alone = [run(inputs, tmp_path / str(k), (each,))[-1].accuracies for k, each in enumerate(seeds)]
-    assert reports[-1].accuracies == (*alone[0], *alone[1])
-    assert reports[-1].by_repetition == tuple(alone)
+    first, second = (run(inputs, tmp_path / str(k), (each,))[-1] for k, each in enumerate(seeds))
+    assert reports[-1].accuracies == (*first.accuracies, *second.accuracies)
+    assert reports[-1].by_repetition == (first.accuracies, second.accuracies)
+    assert reports[-1].log_likelihoods == (*first.log_likelihoods, *second.log_likelihoods)
+    assert reports[-1].brier_ensemble not in (first.brier_ensemble, second.brier_ensemble)
     # A trial cut off between two repetitions goes on.
     shutil.rmtree(tmp_path / "both" / "rung-4-repetition-1")
     assert comparable(run(inputs, tmp_path / "both", seeds)) == comparable(reports)
+    shutil.rmtree(tmp_path / "both" / "rung-4-repetition-1")
+    next((tmp_path / "both" / "rung-4").glob("predictions*")).unlink()
+    with pytest.raises(DataError, match=r"delete .*rung-4, and it is made again"):
+        run(inputs, tmp_path / "both", seeds)
 
 
 def test_workers_that_write_at_once_leave_whole_results(inputs: TrialInputs, tmp_path: Path) -> None:

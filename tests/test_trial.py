@@ -56,6 +56,7 @@ def test_every_rung_is_scored_on_dev_once_a_judge_seed(finished: tuple[Path, lis
     for report in reports:
         assert len(report.accuracies) == EXPERIMENT.judge_seeds
         assert all(0 <= a <= 1 for a in report.accuracies)
+        assert len(report.log_likelihoods) == len(report.briers) == EXPERIMENT.judge_seeds
         assert {"adapt", "synthesise", "classify"} <= report.seconds.keys()
         assert {"loss", "rec", "contrastive", "window_rec"} <= report.losses.keys()
         assert report.pool_sizes == (5, 5, 5)
