@@ -61,9 +61,10 @@ def check_paths(config: SearchConfig, uploaded: set[Path]) -> None:
     """Raise ClusterError for a path that can't exist on the cluster: relative, and not uploaded."""
     groups = {"data": config.data, "prior": config.prior, "confirm": config.confirm}
     found = {pair for name, group in groups.items() if group is not None for pair in _paths(group, name)}
-    weights = getattr(config.text, "pretrained", "")
-    if "/" in weights:  # a file; a tag has none
-        found.add(("text.pretrained", Path(weights).expanduser()))
+    for key in ("pretrained", "model"):
+        weights = getattr(config.text, key, "")
+        if "/" in weights:  # a file or folder; a tag, and the name of the extra, have none
+            found.add((f"text.{key}", Path(weights).expanduser()))
     for key, path in sorted(found):
         inside = any(path == target or path in target.parents for target in uploaded)
         if not path.is_absolute() and not inside:

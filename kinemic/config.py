@@ -49,7 +49,15 @@ class OpenClipConfig(Frozen):
     batch_size: int = Field(256, ge=1)
 
 
-TextConfig = Annotated[TfidfConfig | OpenClipConfig, Field(discriminator="encoder")]
+class SentenceConfig(Frozen):
+    """A sentence encoder: ``minilm``, which the extra of that name brings, or a folder of sentence-transformers'."""
+
+    encoder: Literal["sentence"] = "sentence"
+    model: str = Field("minilm", min_length=1)
+    batch_size: int = Field(64, ge=1)
+
+
+TextConfig = Annotated[TfidfConfig | OpenClipConfig | SentenceConfig, Field(discriminator="encoder")]
 
 
 MAX_DIFFUSION_STEPS = 5000  # the model's table of positions, which tells it the step, is no longer
@@ -116,6 +124,8 @@ class MiningConfig(Frozen):
     top_k: int = Field(250, ge=1)
     threshold: float = Field(0.0, ge=0, lt=1)  # quantile of the class's own similarity distribution; 0 is off
     min_pool: int = Field(4, ge=1)
+    per_caption: int | None = Field(None, ge=1)  # clips of one sentence in a pool; None: as many as come
+    floor: float = Field(0.0, ge=0, lt=1)  # similarity that a clip must reach, else the pool stays without it; 0 is off
 
 
 class LoraConfig(Frozen):

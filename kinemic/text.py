@@ -16,17 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from kinemic.config import OpenClipConfig, TextConfig
+from kinemic.config import OpenClipConfig, SentenceConfig, TextConfig
 from kinemic.documents import parse_json
 from kinemic.errors import CheckpointError, InfrastructureError
 from kinemic.faults import writing
 from kinemic.text_cache import CachedEncoder
 from kinemic.text_clip import OpenClipEncoder, build_open_clip
+from kinemic.text_sentence import SentenceEncoder, build_sentence
 from kinemic.text_tfidf import TfidfEncoder, content_stems
 
 __all__ = [
     "CachedEncoder",
     "OpenClipEncoder",
+    "SentenceEncoder",
     "TextEncoder",
     "TfidfEncoder",
     "build_encoder",
@@ -61,7 +63,7 @@ class TextEncoder(Protocol):
 
 
 def build_encoder(config: TextConfig, captions: Sequence[str] = (), device: str = "cpu") -> TextEncoder:
-    """Return the encoder of a configuration; ``captions`` are what TF-IDF is fitted on, CLIP ignores them.
+    """Return the encoder of a configuration; ``captions`` are what TF-IDF is fitted on, the others ignore them.
 
     Warns where CLIP's weights want another activation than the architecture has, or don't tell theirs.
     Raises ConfigError, DataError or CheckpointError, each of one line.
@@ -71,6 +73,8 @@ def build_encoder(config: TextConfig, captions: Sequence[str] = (), device: str 
         if encoder.note:
             warnings.warn(encoder.note, stacklevel=2)
         return encoder
+    if isinstance(config, SentenceConfig):
+        return build_sentence(config, device)
     return TfidfEncoder.fit(captions, config.dim)
 
 
@@ -113,7 +117,13 @@ def load_encoder(folder: Path, device: str = "cpu") -> TextEncoder:
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         why = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{folder}: not a readable text encoder ({why}); delete it to make a new one") from error
-    encoder = build_open_clip(config, device) if isinstance(config, OpenClipConfig) else TfidfEncoder.load(folder)
+    encoder: TextEncoder
+    if isinstance(config, OpenClipConfig):
+        encoder = build_open_clip(config, device)
+    elif isinstance(config, SentenceConfig):
+        encoder = build_sentence(config, device)
+    else:
+        encoder = TfidfEncoder.load(folder)
     if encoder.id != expected:
         raise CheckpointError(f"{folder}: made with text encoder {expected}, now it is {encoder.id}; delete it")
     return encoder

@@ -164,10 +164,12 @@ def test_a_path_that_only_this_machine_has_is_refused() -> None:
     for key, setting in {
         "confirm.test.file": "confirm={test: {file: lists/test.txt}}",
         "text.pretrained": "text={encoder: open_clip, pretrained: weights/ViT-B-32.pt}",
+        "text.model": "text={encoder: sentence, model: weights/minilm}",
     }.items():
         with pytest.raises(ClusterError, match=rf"{key}: (lists|weights)/\S+ is relative"):
             check_paths(load(DEMO, [setting]), set())
     check_paths(load(DEMO, ["text={encoder: open_clip, pretrained: openai}"]), set())
+    check_paths(load(DEMO, ["text={encoder: sentence, model: minilm}"]), set())
 
 
 NOBODY = Resources()

@@ -99,8 +99,10 @@ def _encoder_of(file: Path) -> tuple[str, int]:
     from kinemic.text import build_encoder
 
     text = load_experiment(file).text
-    if text.encoder == "tfidf":
-        raise ConfigError(f"{file}: text.encoder is tfidf, a public prior knows CLIP's embeddings; set it to open_clip")
+    if text.encoder != "open_clip":
+        raise ConfigError(
+            f"{file}: text.encoder is {text.encoder}, a public prior knows CLIP's embeddings; set it to open_clip"
+        )
     encoder = build_encoder(text)
     return encoder.id, encoder.dim
 
