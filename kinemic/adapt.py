@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kinemic import __version__, checkpoint
 from kinemic.clips import Batch, ClipSet, endless_passes
-from kinemic.config import AdaptConfig, LossConfig
+from kinemic.config import ActionStart, AdaptConfig, LossConfig
 from kinemic.device import generator, to_host
 from kinemic.diffusion import cosine_schedule
 from kinemic.errors import CheckpointError, ConfigError, DataError, DivergedError, EmptyPoolError
@@ -48,8 +48,9 @@ class Adaptation:
     A batch holds ``adapt.batch_size`` few-shot clips, cut from an endless row of reshuffled passes over all of them. So
     every pass shows each clip once, and a clip comes twice in a batch only where the batch spans two passes, as it must
     where it is larger than the few shots; its timestep, noise and source clip then differ. Each few-shot clip is paired
-    with a random clip of its class's pool (indices into ``source``). The learning rate is constant, as published.
-    Raises ConfigError where every loss weight is 0 and DataError for a pool that is missing or empty.
+    with a random clip of its class's pool (indices into ``source``). A class whose pool is empty has no few-shot clips
+    here (``mining.floor``), but its place among the classes stays. Raises ConfigError where every loss weight is 0 and
+    DataError where there is no few-shot clip, and for a pool that is missing, or empty beside few-shot clips.
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class Adaptation:
         self.prior, self.loss, self.adapt, self.seed, self.device = prior, loss, adapt, seed, device
         self.few_shot = few_shot.on_device(device)
         self.source = source.on_device(device) if loss.mines else source
-        self.classes = int(few_shot.labels.max()) + 1
-        self.pools = _Pools(pools, self.classes, len(source)) if loss.mines else None
-        self.streams = self._build_streams().to(device)
+        if len(few_shot) == 0:
+            raise EmptyPoolError("no class has source clips to be adapted with; lower mining.floor")
+        self.classes = max(int(few_shot.labels.max()) + 1, len(pools))
+        self.pools = _Pools(pools, self.few_shot.labels, len(source)) if loss.mines else None
+        self.streams = self._build_streams(few_shot).to(device)
         self.bank = MemoryBank(loss.bank_size, prior.config.width, device)
         self.step = 0
         self.totals: dict[str, float] = {}
@@ -99,8 +102,8 @@ class Adaptation:
     def generator(self) -> MDM:
         """Return the adapted model as a plain one (text and action), LoRA merged, in evaluation mode.
 
-        With ``adapt.average`` its weights are the running mean: at a rate high enough for few steps, the last ones are
-        a noisy draw (the rate is constant, so nothing settles them).
+        With ``adapt.average`` its weights are the running mean: at a constant rate that is high enough for few steps,
+        the last ones are a noisy draw.
         """
         if not self._average:
             return merge(self.streams.target)
@@ -157,25 +160,29 @@ class Adaptation:
             if found != shape:
                 raise CheckpointError(f"{path}: {name} is {found}, this run needs {shape}; delete the file")
 
-    def _build_streams(self) -> TwoStreams:
+    def _build_streams(self, few_shot: ClipSet) -> TwoStreams:
         def seeded(name: str) -> int:
             return derive_seed(self.seed, "adapt", name)
 
         target = self.prior.model.with_actions(self.classes, seed=seeded("action"))
+        assert target.embed_action is not None
+        start_actions(target.embed_action.action_embedding, self.adapt.action_start, target, few_shot)
         add_lora(target, self.adapt.lora, torch.Generator().manual_seed(seeded("lora")))
         mic = MIC(self.prior.config.width, seed=seeded("mic"))
         schedule = cosine_schedule(self.adapt.diffusion_steps)
         return TwoStreams(copy.deepcopy(self.prior.model), target, mic, self.loss, schedule, self.prior.diffusion_steps)
 
     def _train_step(self) -> dict[str, float]:
-        target, source, t_B, drop_2B = self._draw()
+        target, source, t_B, drop_2B, place_B = self._draw()
         frames = max(batch.x_BTF.shape[1] for batch in (target, source) if batch is not None)
         shape = (len(t_B), frames, target.x_BTF.shape[2])
         noise_BTF = torch.randn(shape, generator=self._noise, device=self.device)
         self.streams.target.dropout_source.seek(self.seed, self.step)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.adapt.precision == "bf16"):
-            terms = self.streams(target, source, t_B, noise_BTF, self.bank, drop_2B)
+            terms = self.streams(target, source, t_B, noise_BTF, self.bank, drop_2B, place_B=place_B)
         loss = total_loss(terms, self.loss).mean()
+        for group in self._optimiser.param_groups:
+            group["lr"] = learning_rate(self.adapt, self.step)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self.adapt.grad_clip, foreach=True)
@@ -194,8 +201,8 @@ class Adaptation:
             decay = min(self.adapt.average, self.step / (self.step + 10))
             torch._foreach_lerp_(list(self._average.values()), list(self._trained.values()), 1 - decay)
 
-    def _draw(self) -> tuple[Batch, Batch | None, Tensor, Tensor]:
-        """Draw the step's clips, its timesteps (B,), and whose condition is dropped (2B,)."""
+    def _draw(self) -> tuple[Batch, Batch | None, Tensor, Tensor, Tensor | None]:
+        """Draw the step's clips, timesteps (B,), whose condition is dropped (2B,) and, without MIC, windows (B,)."""
         rng = self._data.manual_seed(derive_seed(self.seed, "data", self.step))
         self._noise.manual_seed(derive_seed(self.seed, "noise", self.step))
         size = self.adapt.batch_size
@@ -203,10 +210,12 @@ class Adaptation:
         t_B = torch.randint(self.adapt.diffusion_steps, (size,), generator=rng)
         drop_2B = torch.rand(2 * size, generator=rng) < self.adapt.condition_dropout
         target = self.few_shot.batch(indices, rng)
-        source = None
+        source = place_B = None
         if self.pools is not None:
             source = self.source.batch(self.pools.draw(self.few_shot.labels[indices], rng), rng)
-        return target, source, t_B.to(self.device), drop_2B.to(self.device)
+            if not self.loss.trains_mic:
+                place_B = torch.rand(size, generator=rng).to(self.device)
+        return target, source, t_B.to(self.device), drop_2B.to(self.device), place_B
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -221,20 +230,51 @@ class Adaptation:
             "classes": self.classes,
             "loss": self.loss.model_dump(mode="json"),
             "adapt": self.adapt.model_dump(mode="json", exclude={"rungs"}),
+            "budget": self.adapt.rungs[-1] if self.adapt.follows_budget else None,
             "seed": self.seed,
         }
+
+
+def learning_rate(adapt: AdaptConfig, step: int) -> float:
+    """Return the rate of step ``step`` (from 0): up over ``warm_up`` of all steps, then level or half a cosine to 0."""
+    total, rate = adapt.rungs[-1], adapt.learning_rate
+    rising = round(adapt.warm_up * total)
+    if step < rising:
+        return rate * (step + 1) / rising
+    if adapt.schedule == "constant":
+        return rate
+    return rate * (1 + math.cos(math.pi * min(1.0, (step - rising) / (total - rising)))) / 2
+
+
+@torch.no_grad()
+def start_actions(action_CD: Tensor, start: ActionStart, model: MDM, few_shot: ClipSet) -> None:
+    """Set action embeddings as drawn, N(0, 1) (``normal``), to ``zero``, or by what sets a class's ``text`` apart.
+
+    They are added to the text's projection. Drawn ones are as long as it is, which few steps can't unlearn; at zero the
+    model starts as the prior. ``text`` adds the class's own mean projection minus that of all classes: the condition
+    moves on from where the classes' captions are alike, in a direction that the prior knows.
+    """
+    if start == "normal":
+        return
+    action_CD.zero_()
+    if start == "text":
+        labels = sorted(set(few_shot.labels.tolist()))
+        text_E = [few_shot.text_of(label).mean(0) for label in labels]
+        projected_CD = model.embed_text(torch.stack(text_E))
+        action_CD[labels] = projected_CD - projected_CD.mean(0)
 
 
 class _Pools:
     """The pools side by side, so that a batch of draws is one look-up."""
 
-    def __init__(self, pools: Sequence[np.ndarray], classes: int, clips: int) -> None:
-        if len(pools) != classes:
-            raise DataError(f"got {len(pools)} pools for {classes} classes; every class needs one to mine from")
+    def __init__(self, pools: Sequence[np.ndarray], labels: Tensor, clips: int) -> None:
+        needed = sorted(set(labels.tolist()))
+        if len(pools) <= needed[-1]:
+            raise DataError(f"got {len(pools)} pools for {needed[-1] + 1} classes; every class needs one to mine from")
         for c, pool in enumerate(pools):
-            if len(pool) == 0:
+            if len(pool) == 0 and c in needed:
                 raise EmptyPoolError(f"the pool of class {c} is empty; lower mining.threshold or raise mining.min_pool")
-            if min(pool) < 0 or max(pool) >= clips:
+            if len(pool) and (min(pool) < 0 or max(pool) >= clips):
                 raise DataError(f"the pool of class {c} points outside the {clips} source clips; mine this source anew")
         self.members = torch.from_numpy(np.concatenate(pools).astype(np.int64))
         self.counts_C = torch.tensor([len(pool) for pool in pools])

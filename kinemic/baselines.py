@@ -92,7 +92,9 @@ def _windows(material: Material, adaptation: Adaptation, label: int, clips: Indi
 
     The clip is shown at the first timestep and without noise, where there is most to see.
     """
-    found = ClipSet.build(material.source, clips, material.prior.statistics, material.condition_encoder, MAX_FRAMES)
+    found = ClipSet.build(
+        material.source, clips, material.prior.statistics, material.condition_encoder, material.max_frames
+    )
     batch = found.on_device(adaptation.device).batch(torch.arange(len(clips)))
     rng = numpy_generator(seeds.generation, "window lengths", label)
     lengths_B = torch.from_numpy(rng.choice(material.few_shot_lengths[label], len(clips))).to(adaptation.device)

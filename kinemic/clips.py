@@ -100,6 +100,12 @@ class ClipSet:
     def __len__(self) -> int:
         return self.lengths.shape[0]
 
+    def text_of(self, label: int) -> Tensor:
+        """Return the caption embeddings that clips of a class go by, (captions, E)."""
+        first = int((self.labels == label).nonzero()[0])
+        start, count = int(self.caption_starts[first]), int(self.caption_counts[first])
+        return self.text[self.captions[start : start + count].to(self.device)]
+
     def batch(self, indices: Tensor, generator: torch.Generator | None = None, max_frames: int | None = None) -> Batch:
         """Draw clips as a batch on the set's device, padded to the longest of them.
 

@@ -143,7 +143,7 @@ class LossConfig(Frozen):
     contrastive: float = Field(1.0, ge=0)
     window_rec: float = Field(1.0, ge=0)
     window_distill: float = Field(0.0, ge=0)
-    dynamic_window_weighting: bool = True
+    dynamic_window_weighting: bool = True  # of no effect where contrastive is 0: nothing else trains what weighs
     temperature: float = Field(0.07, gt=0)  # initial; learned, clamped as in CLIP
     bank_size: int = Field(60, ge=0)
 
@@ -152,6 +152,15 @@ class LossConfig(Frozen):
         """Whether any term looks at mined source clips."""
         return self.contrastive > 0 or self.window_rec > 0 or self.window_distill > 0
 
+    @property
+    def trains_mic(self) -> bool:
+        """Whether MIC learns, so that its attention and similarities mean something; without, neither is asked for."""
+        return self.contrastive > 0
+
+
+# What an action embedding is before the first step: see ``kinemic.adapt.action_embeddings``.
+ActionStart = Literal["normal", "zero", "text"]
+
 
 class AdaptConfig(Frozen):
     """Fine-tuning of the two streams; a trial is scored at each of ``rungs`` (steps), the last is its budget."""
@@ -159,6 +168,9 @@ class AdaptConfig(Frozen):
     rungs: tuple[int, ...] = (2500, 5000, 10_000)
     batch_size: int = Field(30, ge=1)
     learning_rate: float = Field(2e-5, gt=0)
+    warm_up: float = Field(0.0, ge=0, lt=1)  # share of all steps over which the rate rises
+    schedule: Literal["constant", "cosine"] = "constant"  # cosine: half a period, to 0 at the last rung
+    action_start: ActionStart = "normal"
     weight_decay: float = Field(1e-5, ge=0)
     grad_clip: float = Field(1.0, gt=0)
     average: float = Field(0.0, ge=0, lt=1)  # decay of the running mean of weights that generates; 0: the last ones
@@ -172,6 +184,11 @@ class AdaptConfig(Frozen):
         if not self.rungs or self.rungs[0] < 1 or any(b <= a for a, b in zip(self.rungs, self.rungs[1:], strict=False)):
             raise ValueError(f"rungs must be rising step counts of at least 1, got {list(self.rungs)}")
         return self
+
+    @property
+    def follows_budget(self) -> bool:
+        """Whether a step depends on how many there will be."""
+        return self.schedule != "constant" or self.warm_up > 0
 
 
 ClipSource = Literal["none", "generated", "edited", "mined_clips", "mined_windows", "prior", "mixed"]

@@ -61,6 +61,12 @@ def find_windows(attention_BT: Tensor, prior_lengths_B: Tensor, target_lengths_B
     return sums_BT.argmax(1), lengths_B
 
 
+def place_windows(place_B: Tensor, prior_lengths_B: Tensor, target_lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return start and length, (B,) each, as ``find_windows`` does, for places (0..1) drawn uniformly."""
+    lengths_B = torch.minimum(prior_lengths_B, target_lengths_B)
+    return (place_B * (prior_lengths_B - lengths_B + 1)).long(), lengths_B
+
+
 def cut_windows(x_BTF: Tensor, starts_B: Tensor, lengths_B: Tensor, frames: int) -> Tensor:
     """Return the windows of ``x_BTF`` as (B, frames, F), each padded with its own last frame."""
     offsets = torch.arange(frames, device=x_BTF.device)

@@ -17,7 +17,7 @@ from kinemic.prior import Prior, load_prior
 from kinemic.report import TrialInputs
 from kinemic.text import CachedEncoder, TextEncoder, load_encoder
 
-MAX_FRAMES = 196  # longer clips are cropped, as in HumanML3D
+MAX_FRAMES = 196  # longer clips are cropped, as in HumanML3D; a prior that has seen only shorter ones sees no longer
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,16 @@ class Material:
         return self.encoder.limited(self.prior.caption_tokens)
 
     @property
+    def max_frames(self) -> int:
+        """Frames that a clip is cropped to: no more than the prior was trained on."""
+        return min(MAX_FRAMES, self.prior.max_frames or MAX_FRAMES)
+
+    @property
     def few_shot_lengths(self) -> list[list[int]]:
         """Frames of the few shots, by class: the only lengths that synthesis may know."""
         corpus, train = self.data.corpus, self.data.train
         return [
-            [min(int(corpus.lengths[i]), MAX_FRAMES) for i in train if corpus.labels[i] == c]
+            [min(int(corpus.lengths[i]), self.max_frames) for i in train if corpus.labels[i] == c]
             for c in range(len(corpus.classes))
         ]
 
@@ -64,12 +69,16 @@ def mine_pools(material: Material, config: MiningConfig) -> MiningResult:
 def start_adaptation(
     material: Material, mined: MiningResult | None, config: TrialConfig, seeds: TrialSeeds, device: str
 ) -> Adaptation:
-    """Return the fine-tuning of the two streams at step 0, holding only the source clips that its pools name."""
+    """Return the fine-tuning of the two streams at step 0, holding only the source clips that its pools name.
+
+    Few shots of a class whose pool is empty are left out.
+    """
     data, statistics = material.data, material.prior.statistics
-    encoder = material.condition_encoder
-    few_shot = ClipSet.build(data.corpus, data.train, statistics, encoder, MAX_FRAMES)
+    encoder, frames = material.condition_encoder, material.max_frames
     pools: list[np.ndarray] = [pool.indices for pool in mined.pools] if mined else []
+    shots = [i for i in data.train if not pools or len(pools[data.corpus.labels[i]])]
+    few_shot = ClipSet.build(data.corpus, shots, statistics, encoder, frames)
     used = np.unique(np.concatenate(pools)) if pools else np.empty(0, np.int64)
-    source = ClipSet.build(material.source, used, statistics, encoder, MAX_FRAMES)
+    source = ClipSet.build(material.source, used, statistics, encoder, frames)
     local = [np.searchsorted(used, pool) for pool in pools]
     return Adaptation(material.prior, few_shot, source, local, config.loss, config.adapt, seeds.adaptation, device)

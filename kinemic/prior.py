@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kinemic import __version__, checkpoint
 from kinemic.config import MAX_DIFFUSION_STEPS, ModelConfig
@@ -27,7 +27,8 @@ KIND = "prior"
 class Prior:
     """A denoiser with its diffusion steps, its feature statistics and the id of its text encoder.
 
-    ``caption_tokens`` is after how many tokens captions were cut in its training, None for the encoder's whole context.
+    ``caption_tokens`` is after how many tokens captions were cut in its training, None for the encoder's whole context;
+    ``max_frames`` how long clips were at most, None where a file does not say.
     """
 
     model: MDM
@@ -37,15 +38,28 @@ class Prior:
     encoder_id: str
     meta: Mapping[str, Any] = field(default_factory=dict)
     caption_tokens: int | None = None
+    max_frames: int | None = None
 
 
 class PriorMetadata(Metadata):
-    """What a prior's file says of itself; the first priors did not say where captions were cut."""
+    """What a prior's file says of itself; the first priors did not say where captions were cut.
+
+    ``pretrain`` is the recipe of a prior that was trained here.
+    """
 
     model: ModelConfig
     diffusion_steps: int = Field(ge=2, le=MAX_DIFFUSION_STEPS)
     encoder_id: str
     caption_tokens: int | None = Field(None, ge=1)
+    pretrain: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("pretrain")
+    @classmethod
+    def _says_how_long(cls, recipe: dict[str, Any]) -> dict[str, Any]:
+        frames = recipe.get("max_frames", 1)
+        if not isinstance(frames, int) or frames < 1:
+            raise ValueError(f"max_frames is {frames!r}, expected a whole number of at least 1")
+        return recipe
 
 
 def save_prior(prior: Prior, path: Path) -> None:
@@ -87,7 +101,16 @@ def load_prior(path: Path, encoder_id: str | None = None, text_dim: int | None =
         raise CheckpointError(f"{path}: not a whole prior ({' '.join(str(error).split())}); write it again") from error
     weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
     model = load_mdm(said.model, weights, path)
-    return Prior(model, said.model, said.diffusion_steps, statistics, said.encoder_id, meta, said.caption_tokens)
+    return Prior(
+        model,
+        said.model,
+        said.diffusion_steps,
+        statistics,
+        said.encoder_id,
+        meta,
+        said.caption_tokens,
+        said.pretrain.get("max_frames"),
+    )
 
 
 def read_caption_tokens(path: Path) -> int | None:

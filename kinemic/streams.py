@@ -23,6 +23,7 @@ from kinemic.losses import (
     find_windows,
     length_mask,
     masked_mse,
+    place_windows,
     prior_timesteps,
     soft_nearest_neighbours,
 )
@@ -76,13 +77,16 @@ class Seen:
 
 @dataclass(frozen=True)
 class Context:
-    """The prior stream's side of a step: latents (B, P, D), their embedding, and where their attention lies."""
+    """The prior stream's side of a step: its windows, and as far as a term needs them latents (B, P, D) and embedding.
 
-    latent_BPD: Tensor
-    z_BD: Tensor
-    attention_BP: Tensor
+    ``attention_BP`` is where the windows come from, None where they were drawn.
+    """
+
     starts_B: Tensor
     lengths_B: Tensor
+    latent_BPD: Tensor | None = None
+    z_BD: Tensor | None = None
+    attention_BP: Tensor | None = None
 
 
 class TwoStreams(nn.Module):
@@ -90,7 +94,8 @@ class TwoStreams(nn.Module):
 
     ``prior`` sees mined source clips with their text, in evaluation mode and without gradient; ``target`` sees few-shot
     clips with text and action; ``mic`` embeds the latents of both. What no positive weight needs is never run: the
-    prior and MIC only where a term mines, the windows only for a window term.
+    windows only for a window term, MIC only if the contrastive term trains it, and the prior for MIC and distillation
+    alone. An untrained MIC would find windows by its random weights: without one they are drawn uniformly.
     """
 
     def __init__(
@@ -101,9 +106,9 @@ class TwoStreams(nn.Module):
         self.weights, self.schedule, self.prior_steps = weights, schedule, prior_steps
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(weights.temperature)))
         self.has_windows = weights.window_rec > 0 or weights.window_distill > 0
-        self.weighs_windows = self.has_windows and weights.dynamic_window_weighting
+        self.weighs_windows = self.has_windows and weights.dynamic_window_weighting and weights.trains_mic
         self.sees_target = weights.rec > 0 or weights.contrastive > 0 or self.weighs_windows
-        if weights.contrastive == 0:  # the one term that trains MIC
+        if not weights.trains_mic:
             mic.requires_grad_(False)
             self.logit_scale.requires_grad_(False)
         self.clamp_temperature()
@@ -129,18 +134,21 @@ class TwoStreams(nn.Module):
         bank: MemoryBank,
         drop_2B: Tensor | None = None,
         t_prior_B: Tensor | None = None,
+        place_B: Tensor | None = None,
     ) -> Terms:
         """Return the terms of one step; ``source`` is None where no term mines.
 
         ``noise_BTF`` is as long as the longer batch, and both start at its first frame. ``drop_2B`` says whose
         condition the target stream goes without: first the few-shot clips, then the windows. The bank's embeddings
         join the candidates, and only afterwards does it take this batch's. ``t_prior_B`` None scales ``t_B``.
+        ``place_B`` (0..1) is where windows start, of all the places that they can; None asks MIC.
         """
         context = None
         if source is not None:
             if t_prior_B is None:
                 t_prior_B = prior_timesteps(t_B, len(self.schedule), self.prior_steps)
-            context = self.see_source(source, target.lengths_B, t_B, t_prior_B, noise_BTF)
+            seen = (source, target.lengths_B, t_B, t_prior_B, noise_BTF)
+            context = self.see_source(*seen) if place_B is None else self.see_anywhere(*seen, place_B)
         target_drop, window_drop = (None, None) if drop_2B is None else drop_2B.chunk(2)
         views = {}
         if self.sees_target:
@@ -155,15 +163,34 @@ class TwoStreams(nn.Module):
     def see_source(
         self, source: Batch, target_lengths_B: Tensor, t_B: Tensor, t_prior_B: Tensor, noise_BTF: Tensor
     ) -> Context:
-        """Run the frozen prior on mined clips, noised as of ``t_B``, at its own timesteps; embed its latents."""
-        with torch.no_grad():
-            x_t_BPF = self._noised(source.x_BTF, t_B, noise_BTF)
-            _, latent_BPD = self.prior(x_t_BPF, t_prior_B, source.text_BE, source.lengths_B)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.weights.contrastive > 0):
+        """Run the frozen prior on mined clips, noised as of ``t_B``, at its own timesteps; embed its latents by MIC."""
+        latent_BPD = self._see_prior(source, t_B, t_prior_B, noise_BTF)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.weights.trains_mic):
             z_BD, attention_BP = self.mic(latent_BPD, source.lengths_B)
         attention_BP = attention_BP.detach().float()
         starts_B, lengths_B = find_windows(attention_BP, source.lengths_B, target_lengths_B)
-        return Context(latent_BPD, z_BD, attention_BP, starts_B, lengths_B)
+        return Context(starts_B, lengths_B, latent_BPD, z_BD, attention_BP)
+
+    def see_anywhere(
+        self,
+        source: Batch,
+        target_lengths_B: Tensor,
+        t_B: Tensor,
+        t_prior_B: Tensor,
+        noise_BTF: Tensor,
+        place_B: Tensor,
+    ) -> Context:
+        """Cut windows at places (0..1) that were drawn; the frozen prior is run only if it is distilled."""
+        starts_B, lengths_B = place_windows(place_B, source.lengths_B, target_lengths_B)
+        if self.weights.window_distill == 0:
+            return Context(starts_B, lengths_B)
+        return Context(starts_B, lengths_B, self._see_prior(source, t_B, t_prior_B, noise_BTF))
+
+    @torch.no_grad()
+    def _see_prior(self, source: Batch, t_B: Tensor, t_prior_B: Tensor, noise_BTF: Tensor) -> Tensor:
+        x_t_BPF = self._noised(source.x_BTF, t_B, noise_BTF)
+        latent_BPD: Tensor = self.prior(x_t_BPF, t_prior_B, source.text_BE, source.lengths_B)[1]
+        return latent_BPD
 
     def see_target(self, target: Batch, views: dict[str, View], t_B: Tensor) -> dict[str, Seen]:
         """Run the target stream on all views in one forward pass, each with the few-shot clips' own condition."""
@@ -187,7 +214,7 @@ class TwoStreams(nn.Module):
         z_target_BD = self._embed_target(target, seen)
         if weights.rec > 0:
             terms["rec"] = _reconstruction(views["target"], seen["target"])
-        if weights.contrastive > 0 and context is not None and z_target_BD is not None:
+        if z_target_BD is not None and context is not None and context.z_BD is not None:
             terms["contrastive"] = self._contrast(z_target_BD, context.z_BD, target.labels_B, bank)
         if weights.window_rec > 0:
             terms["window_rec"] = _reconstruction(views["window"], seen["window"])
@@ -201,10 +228,9 @@ class TwoStreams(nn.Module):
         return Terms(**terms)
 
     def _embed_target(self, target: Batch, seen: dict[str, Seen]) -> Tensor | None:
-        if self.weights.contrastive == 0 and not self.weighs_windows:
+        if not self.weights.trains_mic:
             return None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.weights.contrastive > 0):
-            z_BD: Tensor = self.mic(seen["target"].latent_BTD, target.lengths_B)[0]
+        z_BD: Tensor = self.mic(seen["target"].latent_BTD, target.lengths_B)[0]
         return z_BD
 
     def _contrast(self, anchors_BD: Tensor, candidates_BD: Tensor, labels_B: Tensor, bank: MemoryBank) -> Tensor:
@@ -221,6 +247,7 @@ class TwoStreams(nn.Module):
 def context_window(context: Context, window: Seen) -> tuple[Tensor, Tensor]:
     """Return the prior stream's latents cut to the windows, and the target stream's latents of them, (B, T, D) each."""
     frames = window.latent_BTD.shape[1]
+    assert context.latent_BPD is not None
     return cut_windows(context.latent_BPD, context.starts_B, context.lengths_B, frames), window.latent_BTD
 
 

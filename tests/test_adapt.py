@@ -135,10 +135,11 @@ def test_only_adapters_action_embedding_mic_and_temperature_change(start: Callab
         ({"rec": 1}, True, 0, 0, 1),
         ({"contrastive": 1}, True, 1, 2, 1),
         ({"rec": 1, "contrastive": 1}, True, 1, 2, 1),
-        ({"window_rec": 1}, False, 1, 1, 1),
-        ({"window_distill": 1}, False, 1, 1, 1),
-        ({"window_rec": 1}, True, 1, 3, 2),
-        ({"rec": 1, "window_rec": 1}, False, 1, 1, 2),
+        ({"window_rec": 1}, True, 0, 0, 1),
+        ({"window_distill": 1}, True, 1, 0, 1),
+        ({"contrastive": 1, "window_rec": 1}, False, 1, 2, 2),
+        ({"contrastive": 1, "window_rec": 1}, True, 1, 3, 2),
+        ({"rec": 1, "window_rec": 1}, True, 0, 0, 2),
         ({"rec": 1, "contrastive": 1, "window_rec": 1, "window_distill": 1}, True, 1, 3, 2),
     ],
 )
@@ -192,6 +193,87 @@ def test_a_window_is_as_long_as_the_shorter_of_its_two_clips(start: Callable[...
         assert torch.equal(passed["target"][-1], torch.cat([target.lengths_B, expected]))
         assert torch.equal(passed["mic"][-1], expected)
     assert any((target.lengths_B > source.lengths_B).any() for target, source in batches)
+
+
+def test_without_a_trained_mic_windows_lie_anywhere_in_a_source_clip(start: Callable[..., Adaptation]) -> None:
+    cuts: list[tuple[torch.Tensor, torch.Tensor]] = []
+    adaptation = start(LossConfig(**{**NOTHING, "window_rec": 1}), ADAPT.model_copy(update={"batch_size": 200}))
+    see = adaptation.streams.see_anywhere
+
+    def seen(source: Batch, *rest: torch.Tensor) -> Any:
+        context = see(source, *rest)
+        cuts.append((context.starts_B, source.lengths_B - context.lengths_B))
+        assert torch.equal(context.lengths_B, torch.minimum(source.lengths_B, rest[0]))
+        return context
+
+    adaptation.streams.see_anywhere = seen
+    adaptation.run(1)
+    starts, most = cuts[0]
+    room = most >= 8
+    assert ((starts >= 0) & (starts <= most)).all()
+    share = starts[room] / most[room]
+    assert share.min() == 0
+    assert share.max() == 1
+    assert share.mean() == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rates"),
+    [
+        ({}, [1, 1, 1, 1]),
+        ({"warm_up": 0.5}, [0.5, 1, 1, 1]),
+        ({"schedule": "cosine"}, [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]),
+        ({"schedule": "cosine", "warm_up": 0.5}, [0.5, 1, 1, 0.5]),
+    ],
+    ids=str,
+)
+def test_the_rate_of_every_step(start: Callable[..., Adaptation], changes: dict[str, Any], rates: list[float]) -> None:
+    adaptation, seen = start(adapt=ADAPT.model_copy(update={"learning_rate": 0.01, **changes})), []
+    adaptation._optimiser.register_step_pre_hook(lambda o, *_: seen.append(o.param_groups[0]["lr"]))
+    adaptation.run(4)
+    assert seen == pytest.approx([0.01 * rate for rate in rates])
+
+
+def test_runs_share_their_steps_unless_the_rate_follows_the_last_rung(
+    start: Callable[..., Adaptation], tmp_path: Path
+) -> None:
+    cosine = ADAPT.model_copy(update={"schedule": "cosine"})
+    for adapt, shared in ((ADAPT, True), (cosine, False)):
+        shorter, longer = (start(adapt=adapt.model_copy(update={"rungs": rungs})) for rungs in ((4,), (4, 8)))
+        shorter.save(tmp_path / "start.safetensors")
+        if shared:
+            longer.restore(tmp_path / "start.safetensors")
+        else:
+            with pytest.raises(CheckpointError, match="budget"):
+                longer.restore(tmp_path / "start.safetensors")
+
+
+def test_actions_start_drawn_or_at_zero_or_at_what_sets_their_captions_apart(start: Callable[..., Adaptation]) -> None:
+    embeddings = {}
+    for action_start in ("normal", "zero", "text"):
+        adaptation = start(adapt=ADAPT.model_copy(update={"action_start": action_start}))
+        embeddings[action_start] = adaptation.streams.target.embed_action.action_embedding.detach().clone()
+        adaptation.run(1)
+        assert not torch.equal(adaptation.streams.target.embed_action.action_embedding, embeddings[action_start])
+    drawn, zero, text = embeddings.values()
+    assert drawn.std() == pytest.approx(1, abs=0.2)
+    assert not zero.any()
+    few_shot, project = adaptation.few_shot, adaptation.prior.model.embed_text
+    projected = torch.stack([project(few_shot.text_of(c)).mean(0) for c in range(CLASSES)]).detach()
+    torch.testing.assert_close(text, projected - projected.mean(0))
+
+
+def test_a_class_without_source_clips_is_left_as_it_starts(
+    start: Callable[..., Adaptation], toy_clips: ToyClips
+) -> None:
+    few_shot = toy_clips(6, (16, 32), labels=torch.arange(6) % 2, text_dim=8)
+    pools = [np.arange(POOL), np.arange(POOL, 2 * POOL), np.arange(0)]
+    adaptation = start(few_shot=few_shot, pools=pools, adapt=ADAPT.model_copy(update={"action_start": "zero"}))
+    adaptation.run(2)
+    actions = adaptation.generator().embed_action.action_embedding
+    assert [bool(row.any()) for row in actions] == [True, True, False]
+    with pytest.raises(EmptyPoolError, match="no class has source clips"):
+        start(few_shot=toy_clips(0, (16, 32), labels=torch.arange(0), text_dim=8), pools=[np.arange(0)] * CLASSES)
 
 
 def test_conditions_are_dropped_apart_for_clips_and_windows(start: Callable[..., Adaptation]) -> None:

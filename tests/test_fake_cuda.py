@@ -109,6 +109,7 @@ def test_a_whole_trial_goes_on_from_its_first_rung_and_leaves_a_generator(
         {"adapt__precision": "bf16", "loss__window_distill": 1.0},
         {"synthesis__sampler": "ddim", "synthesis__guidance": 1.0, "loss__dynamic_window_weighting": False},
         {"loss__contrastive": 0.0, "loss__rec": 0.0, "adapt__lora.dropout": 0.0},
+        {"loss__contrastive": 0.0, "adapt__action_start": "text", "adapt__schedule": "cosine", "adapt__warm_up": 0.5},
         {"loss__contrastive": 0.0, "loss__window_rec": 0.0},
         {"synthesis__source": "prior"},
         {"synthesis__source": "mined_clips"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,16 @@ def test_a_prior_comes_back_whole(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.statistics.std_F, statistics().std_F)
     assert loaded.meta["steps"] == 10
     assert not loaded.model.training
+
+
+def test_a_prior_knows_how_long_the_clips_of_its_training_were(tmp_path: Path) -> None:
+    path = tmp_path / "prior.safetensors"
+    for recipe, frames in (({}, None), ({"pretrain": {"max_frames": 80, "steps": 3}}, 80)):
+        save_prior(replace(prior(), meta=recipe), path)
+        assert load_prior(path).max_frames == frames
+    save_prior(replace(prior(), meta={"pretrain": {"max_frames": "80"}}), path)
+    with pytest.raises(CheckpointError, match="max_frames is '80', expected a whole number"):
+        load_prior(path)
 
 
 def test_another_encoder_is_refused_with_both_ids(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from kinemic.cli import run as command
 from kinemic.config import TrialSeeds
 from kinemic.errors import DataError
 from kinemic.inputs import prepare_inputs
+from kinemic.material import Material, mine_pools, start_adaptation
 from kinemic.prior import load_prior, save_prior
 from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs
@@ -96,6 +97,26 @@ def test_a_trial_makes_what_lies_downstream_of_its_difference(
     before = made(inputs)
     run(inputs, tmp_path / "b", **change)
     assert {stage: n - before[stage] for stage, n in made(inputs).items() if n > before[stage]} == more
+
+
+def test_the_prior_is_shown_no_longer_clips_than_it_was_trained_on(inputs: TrialInputs) -> None:
+    material = Material.open(inputs, "cpu")
+    few = material.few_shot_lengths
+    mined = mine_pools(material, EXPERIMENT.trial.mining)
+    for trained_on, longest in ((20, 20), (300, 196), (None, 196)):  # a public prior's file does not say
+        cropped = replace(material, prior=replace(material.prior, max_frames=trained_on))
+        assert cropped.few_shot_lengths == [[min(frames, longest) for frames in shots] for shots in few]
+        adaptation = start_adaptation(cropped, mined, EXPERIMENT.trial, FIRST[0], "cpu")
+        assert (adaptation.few_shot.max_frames, adaptation.source.max_frames) == (longest, longest)
+
+
+def test_shots_of_a_class_without_source_clips_are_left_out(inputs: TrialInputs) -> None:
+    material = Material.open(inputs, "cpu")
+    mined = mine_pools(material, EXPERIMENT.trial.mining)
+    pools = (*mined.pools[:2], replace(mined.pools[2], indices=np.arange(0)))
+    adaptation = start_adaptation(material, replace(mined, pools=pools), EXPERIMENT.trial, FIRST[0], "cpu")
+    assert sorted(adaptation.few_shot.labels.tolist()) == [0, 0, 1, 1]
+    assert adaptation.classes == 3
 
 
 def test_other_seeds_share_what_does_not_depend_on_them(inputs: TrialInputs, tmp_path: Path) -> None:
