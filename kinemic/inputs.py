@@ -17,7 +17,7 @@ from kinemic.data.corpus import Corpus
 from kinemic.data.prepare import prepare
 from kinemic.data.splits import SPLIT_VERSION, choose, load_trial_data, make_trial_data, moved_copies
 from kinemic.errors import DataError
-from kinemic.pretrain import pretrain
+from kinemic.pretrain import pretrain, recipe
 from kinemic.prior import load_prior, read_caption_tokens
 from kinemic.progress import ProgressCallback, silent
 from kinemic.report import TrialInputs
@@ -61,12 +61,11 @@ def prepare_prior(
         load_prior(prior.path, encoder.id, encoder.dim)
         return prior.path
     assert prior.pretrain is not None
-    recipe = fit_text_dim(prior.pretrain, encoder)
-    key = _key(source.content_hash, encoder.id, recipe.model_dump(mode="json", exclude={"checkpoint_every"}))
-    path = root / "priors" / f"{key}.safetensors"
+    config = fit_text_dim(prior.pretrain, encoder)
+    path = root / "priors" / f"{_key(source.content_hash, encoder.id, recipe(config))}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        pretrain(source_clips(source, encoder, recipe), recipe, path, encoder.id, device, progress)
+        pretrain(source_clips(source, encoder, config), config, path, encoder.id, device, progress)
     return path
 
 

@@ -173,7 +173,7 @@ def test_pretraining_goes_on_from_its_checkpoint(
 ) -> None:
     recipe = EXPERIMENT.prior.pretrain
     assert recipe is not None
-    recipe = recipe.model_copy(update={"steps": 3, "checkpoint_every": 1, "precision": precision})
+    recipe = recipe.model_copy(update={"steps": 3, "checkpoint_every": 1, "precision": precision, "average": 0.9})
     clips = toy_clips(12, (20, 40), text_dim=recipe.model.text_dim)
 
     def killed(progress: Progress) -> None:

@@ -12,7 +12,7 @@ from kinemic.clips import ClipSet
 from kinemic.config import ModelConfig, PretrainConfig
 from kinemic.errors import CheckpointError, ConfigError, DivergedError
 from kinemic.models.mdm import MDM
-from kinemic.pretrain import BUCKET, bucketed, learning_rate, pretrain
+from kinemic.pretrain import BUCKET, _Run, bucketed, learning_rate, pretrain, recipe
 from kinemic.prior import load_prior
 from kinemic.progress import Progress
 from kinemic.seeding import derive_seed
@@ -62,19 +62,24 @@ def test_the_file_is_a_prior_and_no_partial_one_is_left(clips: ClipSet, tmp_path
     assert torch.equal(torch.as_tensor(loaded.statistics.mean_F), clips.mean_F)
 
 
-def test_a_killed_run_continues_bit_for_bit(clips: ClipSet, tmp_path: Path) -> None:
+def test_a_killed_run_continues_bit_for_bit(clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kinemic.pretrain.CURVE", 3)
+    config = CONFIG.model_copy(update={"average": 0.9, "schedule": "cosine"})
     reports: list[Progress] = []
-    whole = pretrain(clips, CONFIG, tmp_path / "whole.safetensors", "toy", progress=reports.append)
+    whole = pretrain(clips, config, tmp_path / "whole.safetensors", "toy", progress=reports.append)
 
     def kill_at_5(report: Progress) -> None:
         if report.done == 5:
             raise KilledError
 
     with pytest.raises(KilledError):
-        pretrain(clips, CONFIG, tmp_path / "prior.safetensors", "toy", progress=kill_at_5)
+        pretrain(clips, config, tmp_path / "prior.safetensors", "toy", progress=kill_at_5)
     later: list[Progress] = []
-    resumed = pretrain(clips, CONFIG, tmp_path / "prior.safetensors", "toy", progress=later.append)
-    assert losses_of(later) == losses_of(reports)[4:]  # from the checkpoint of step 4
+    resumed = pretrain(clips, config, tmp_path / "prior.safetensors", "toy", progress=later.append)
+    losses = losses_of(reports)
+    assert losses_of(later) == losses[4:]  # from the checkpoint of step 4
+    assert resumed.meta["losses"] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3])
+    assert resumed.meta["losses"] == whole.meta["losses"]
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name])
 
@@ -125,6 +130,31 @@ def test_the_rate_warms_up_stays_and_falls_to_almost_nothing() -> None:
     assert rates[9:141] == [config.learning_rate] * 132
     assert rates[140:] == sorted(rates[140:], reverse=True)
     assert 0 < rates[-1] < 0.02 * config.learning_rate
+
+
+def test_a_cosine_rate_warms_up_and_falls_from_there() -> None:
+    config = CONFIG.model_copy(update={"steps": 200, "schedule": "cosine"})
+    rates = [learning_rate(config, step) for step in range(200)]
+    assert rates[:9] == sorted(rates[:9])
+    assert rates[9] == max(rates) == pytest.approx(config.learning_rate, rel=1e-3)
+    assert rates[105] == pytest.approx(config.learning_rate / 2)
+    assert 0 < rates[-1] < 1e-3 * config.learning_rate
+
+
+def test_the_prior_has_the_running_mean_of_the_weights(clips: ClipSet, tmp_path: Path) -> None:
+    run = _Run(clips, CONFIG.model_copy(update={"average": 0.6}), "cpu")
+    name = "output_process.poseFinal.bias"
+    mean = run.model.state_dict()[name].clone()
+    for step in range(1, 7):
+        run.train_step()
+        mean += (1 - min(0.6, step / (step + 10))) * (run.model.state_dict()[name] - mean)
+    assert torch.allclose(run.averaged_model().state_dict()[name], mean)
+    assert not torch.allclose(run.model.state_dict()[name], mean)
+
+
+def test_a_recipe_from_before_a_setting_was_there_is_the_same() -> None:
+    assert not {"average", "schedule", "checkpoint_every"} & recipe(CONFIG).keys()
+    assert recipe(CONFIG.model_copy(update={"average": 0.9}))["average"] == 0.9
 
 
 def test_every_step_goes_by_its_rate(clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

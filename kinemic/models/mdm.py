@@ -64,8 +64,9 @@ class SelfAttention(nn.Module):
         q, k, v = self.project_in(x_BSD).view(B, S, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         if bias_B11S is not None:
             bias_B11S = bias_B11S.to(q.dtype)
-        # CUDA's fused attention sums gradients in another order each time.
-        if self.dropout.active or (x_BSD.is_cuda and torch.is_grad_enabled()):
+        # CUDA's fused attention sums gradients in another order each time; the CPU's backward is slow in bfloat16.
+        unfused = torch.is_grad_enabled() and (x_BSD.is_cuda or q.dtype == torch.bfloat16)
+        if self.dropout.active or unfused:
             mixed = self._attend_in_steps(q, k, v, bias_B11S)
         else:
             mixed = fn.scaled_dot_product_attention(q, k, v, attn_mask=bias_B11S)
