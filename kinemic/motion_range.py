@@ -32,6 +32,6 @@ def range_of_motion(joints_TJ3: ArrayLike) -> NDArray[np.float64]:
     paths = np.concatenate([joints[:, :1], joints[:, _ENDS] - joints[:, :1]], axis=1)
     smooth = gaussian_filter1d(paths, SIGMA, axis=0, mode="nearest")
     low, high = np.percentile(smooth, (5, 95), axis=0)
-    ranges = np.linalg.norm(high - low, axis=1)
+    ranges: NDArray[np.float64] = np.linalg.norm(high - low, axis=1)
     ranges[0] = high[0, 1] - low[0, 1]
     return ranges
