@@ -23,12 +23,13 @@ import torch
 
 from kinemic.adapt import Adaptation
 from kinemic.baselines import baseline_clips
-from kinemic.classify import PROFILES, Classifier, train_classifier
+from kinemic.classify import Classifier, train_classifier
 from kinemic.clips import ClipSet
 from kinemic.config import ExperimentConfig, ModelConfig, PriorConfig, SplitConfig, TrialConfig, TrialSeeds
 from kinemic.data.procedural import SUBJECTS
 from kinemic.data.splits import load_trial_data
 from kinemic.inputs import prepare_inputs, prepare_trial_data
+from kinemic.judge_profiles import PROFILES, Updates
 from kinemic.losses import prior_timesteps
 from kinemic.material import Material, mine_pools, start_adaptation
 from kinemic.mining import MiningResult, Pool
@@ -52,7 +53,7 @@ MEANINGFUL: dict[str, object] = {
     "mining.top_k": 36, "adapt.rungs": (300,), "adapt.learning_rate": 1e-3, "adapt.average": 0.99,
     "adapt.batch_size": 20, "synthesis.clips_per_class": 10, "synthesis.guidance": 1.5, "synthesis.sampling_steps": 50,
 }  # fmt: skip
-FULL_DATA_EPOCHS = 40  # of the judge on all clips, where the profile's own epochs stop short
+FULL_DATA_UPDATES = 1000  # of the judge on all clips, where the profile's own updates stop short
 JUDGES = 3
 # One judge seed deviates by 0.045, far more than seeds of adaptation; three would leave of that as much as there is to
 # see between configurations.
@@ -177,12 +178,13 @@ def full_judge(seed: int) -> Classifier:
     """A judge trained to the end on every clip outside dev."""
     data = load_trial_data(prepare_trial_data(experiment(seed, full=True).data, CACHE))
     joints, labels = [data.corpus.joints(i) for i in data.train], data.corpus.labels[data.train]
-    profile, config = PROFILES["demo"], trial_config().judge
+    config = trial_config().judge
+    usual = PROFILES[config.profile]
     try:
-        PROFILES["demo"] = replace(profile, epochs=FULL_DATA_EPOCHS)
+        PROFILES[config.profile] = replace(usual, batches=Updates(FULL_DATA_UPDATES))
         return train_classifier(joints, labels, len(data.corpus.classes), config, seed)
     finally:
-        PROFILES["demo"] = profile
+        PROFILES[config.profile] = usual
 
 
 def derive(seed: int, j: int) -> int:

@@ -25,6 +25,7 @@ from kinemic.inputs import prepare_inputs
 from kinemic.models.mdm import MDM
 from kinemic.models.mic import MIC
 from kinemic.models.stgcn import STGCN
+from kinemic.models.temporal import TemporalCNN
 from kinemic.reading import parse
 from kinemic.trial import run_trial
 
@@ -47,7 +48,6 @@ def experiment(steps: int) -> ExperimentConfig:
             "mining": {"top_k": 10},
             "adapt": {"rungs": [steps], "batch_size": 12, "learning_rate": 1e-3, "diffusion_steps": 20},
             "synthesis": {"clips_per_class": 4, "sampling_steps": 10},
-            "judge": {"profile": "demo"},
         },
         "seeds": {"judge": [0]},
     }
@@ -65,6 +65,7 @@ def differences(device: str) -> dict[str, float]:
         "MDM": (MDM(sizes), (frames, steps, text, lengths)),
         "MIC": (MIC(64), (latents, lengths)),
         "ST-GCN": (STGCN(64, 6, 3, inflate_stages=(5,), down_stages=(5,)), (clips,)),
+        "temporal": (TemporalCNN(3), (clips,)),
     }
     return {name: _difference(model.eval(), inputs, device) for name, (model, inputs) in given.items()}
 

@@ -1,4 +1,4 @@
-"""The judge: an ST-GCN trained on few real clips and generated ones, scored on dev (METHOD section 5).
+"""The judge: a skeleton classifier trained on few real clips and generated ones, scored on dev (METHOD section 5).
 
 Shapes: N clips, T frames, J = 22 joints, C classes, D feature width. Metres, y up.
 """
@@ -22,61 +22,23 @@ from kinemic.config import JudgeConfig, JudgeProfile
 from kinemic.device import repeatable, to_host
 from kinemic.errors import DataError, DivergedError
 from kinemic.judge_inputs import judge_inputs
+from kinemic.judge_profiles import PROFILES, Network
 from kinemic.metrics import accuracy, confusion_matrix, per_class_accuracy
-from kinemic.models.stgcn import STGCN
 from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.seeding import derive_seed
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
-LEARNING_RATE: Final = 0.1
-MOMENTUM: Final = 0.9
-WEIGHT_DECAY: Final = 5e-4
-_SCORING_BATCH = 256  # clips at a time where nothing is learned
-
-
-@dataclass(frozen=True)
-class Profile:
-    """One fixed size of the judge, and how it is trained.
-
-    ``widened`` are the stages that double the width and halve the frames. ``least_updates`` adds epochs where few clips
-    give few batches; 0 is off. It counts the batches of the real clips alone: a real clip is then seen equally often
-    whatever is generated beside it. Were the updates of all clips held equal, generated ones would starve the real.
-    """
-
-    base_channels: int
-    stages: int
-    widened: tuple[int, ...]
-    frames: int
-    repeat: int
-    epochs: int
-    batch_size: int = 64
-    least_updates: int = 0
-    max_generated_per_class: int | None = None
-
-
-PROFILES: Final[dict[JudgeProfile, Profile]] = {
-    "published": Profile(64, 10, (5, 8), frames=100, repeat=4, epochs=20),
-    # Not METHOD's batches of 64: they are 20 updates for 50 clips, after which the batch-norm statistics that scoring
-    # uses still lag (UTD dev, 10 classes, 5 shots: accuracy 0.10). This size was chosen there: 0.81 over 2 seeds.
-    "small": Profile(
-        16, 6, (5,), frames=48, repeat=1, epochs=20, batch_size=16, least_updates=300, max_generated_per_class=20
-    ),
-    # Its first stage already halves the frames; small batches, because it is updates that 100 clips lack. 200 of them
-    # are few (real only: 0.70, after 600 0.73), more would not fit into the demo's minutes.
-    "demo": Profile(8, 3, (1, 2), frames=32, repeat=1, epochs=12, batch_size=16, least_updates=200),
-    # A dry run: whether every part works with these data, in a tenth of a second. Its accuracy means nothing.
-    "smoke": Profile(8, 2, (1, 2), frames=16, repeat=1, epochs=1, batch_size=16, least_updates=40),
-}
+_SCORING_BATCH: Final = 256  # clips at a time where nothing is learned
 
 
 @dataclass(frozen=True)
 class JudgeReport:
-    """How well a judge recognised dev after its last epoch, never its best.
+    """How well a judge recognised dev after its last update, never at its best.
 
     ``classifier`` is the judge itself; ``logits`` (N, C) what it says of the dev clips, whose classes are ``labels``
-    (N,); ``loss`` the last epoch's mean; ``seconds`` of training and scoring.
+    (N,); ``loss`` the mean of its last batches; ``seconds`` of training and scoring.
     """
 
     classifier: Classifier
@@ -104,9 +66,9 @@ class JudgeReport:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained judge; ``loss`` is the mean of its last epoch."""
+    """A trained judge; ``loss`` is the mean of its last batches."""
 
-    model: STGCN
+    model: Network
     profile: JudgeProfile
     device: str
     loss: float
@@ -162,43 +124,28 @@ def train_classifier(
     progress: ProgressCallback = silent,
     real: int | None = None,
 ) -> Classifier:
-    """Train a judge of the config's profile: SGD with Nesterov momentum, learning rate 0.1 along a cosine to 0.
+    """Train a judge as its profile says; the first ``real`` clips are real (None: all).
 
-    The first ``real`` clips are real (None: all); how often every clip is seen goes by their number alone.
     With ``config.augment`` every batch is changed anew (``kinemic.augment``). Raises DataError and DivergedError.
     """
     profile = PROFILES[config.profile]
     y_N = torch.from_numpy(_checked_labels(labels, len(joints), classes, "train", least=2)).to(device)
     x_NTJ3 = torch.from_numpy(judge_inputs(joints, profile.frames)).to(device)
     generator = torch.Generator().manual_seed(derive_seed(seed, "judge"))
-    model = new_model(profile, classes, derive_seed(seed, "judge weights")).to(device)
-    optimiser = torch.optim.SGD(model.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
-    sizes = _batch_sizes(len(joints) * profile.repeat, profile.batch_size)
-    epochs = _epochs(len(joints) if real is None else real, profile)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(sizes))
-    loss = math.nan
-    for epoch in range(epochs):
+    model = profile.size.build(classes, derive_seed(seed, "judge weights")).to(device)
+    updates, done, loss = profile.batches.updates(len(joints)), 0, math.nan
+    optimiser, schedule = profile.optimiser.start(model, updates)
+    for batches in profile.batches.rounds(len(joints), len(joints) if real is None else real, generator):
         losses = []
-        for batch in torch.split(torch.randperm(sum(sizes), generator=generator), sizes):
-            clips = batch.to(device) % len(joints)
+        for batch in batches:
+            clips = batch.to(device)
             x = augment(x_NTJ3[clips], generator) if config.augment else x_NTJ3[clips]
             losses.append(_step(model, optimiser, x, y_N[clips]))
             schedule.step()
-        loss = _finite(torch.stack(losses).mean(), epoch)
-        progress(Progress("classify", epoch + 1, epochs, {"loss": loss}))
+        done += len(losses)
+        loss = _finite(torch.stack(losses).mean(), done)
+        progress(Progress("classify", done, updates, {"loss": loss}))
     return Classifier(model.eval(), config.profile, device, loss)
-
-
-def new_model(profile: Profile, classes: int, seed: int) -> STGCN:
-    """Return an untrained judge of a profile's size."""
-    return STGCN(
-        profile.base_channels,
-        profile.stages,
-        classes,
-        inflate_stages=profile.widened,
-        down_stages=profile.widened,
-        seed=seed,
-    )
 
 
 def limit_generated(labels: Indices, profile: JudgeProfile) -> tuple[Indices, str | None]:
@@ -216,7 +163,7 @@ def limit_generated(labels: Indices, profile: JudgeProfile) -> tuple[Indices, st
     )
 
 
-def _step(model: STGCN, optimiser: torch.optim.Optimizer, x_NTJ3: Tensor, labels_N: Tensor) -> Tensor:
+def _step(model: Network, optimiser: torch.optim.Optimizer, x_NTJ3: Tensor, labels_N: Tensor) -> Tensor:
     loss = functional.cross_entropy(model(x_NTJ3), labels_N)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -224,21 +171,10 @@ def _step(model: STGCN, optimiser: torch.optim.Optimizer, x_NTJ3: Tensor, labels
     return loss.detach()
 
 
-def _batch_sizes(clips: int, size: int) -> list[int]:
-    """Clips in each batch of an epoch, at most ``size``, all alike: batch norm suffers from a small last one."""
-    count = math.ceil(clips / size)
-    return [clips // count + (n < clips % count) for n in range(count)]
-
-
-def _epochs(real: int, profile: Profile) -> int:
-    batches = len(_batch_sizes(real * profile.repeat, profile.batch_size))
-    return max(profile.epochs, math.ceil(profile.least_updates / batches))
-
-
-def _finite(loss: Tensor, epoch: int) -> float:
+def _finite(loss: Tensor, updates: int) -> float:
     value = to_host(loss).item()
     if not math.isfinite(value):
-        raise DivergedError(f"judge: the loss of epoch {epoch + 1} is {value}; check the generated clips")
+        raise DivergedError(f"judge: the loss is {value} after {updates} updates; check the generated clips")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,15 @@ from kinemic.config_data import UpAxis as UpAxis
 from kinemic.errors import DataWarning
 
 # --- text and prior ---------------------------------------------------------------------------------------------
+
+
+def _called_now(value: Any, names: Mapping[str, str], setting: str) -> Any:
+    """Return the name of today for one of an earlier version, with a warning; another value as it is."""
+    if not isinstance(value, str) or value not in names:
+        return value
+    now = names[value]
+    warnings.warn(f"{setting}: {value} is called {now} now, and is read as it", DataWarning, stacklevel=2)
+    return now
 
 
 MOST_NUMBERS = 16_384  # of a caption's embedding; CLIP's have 512 to 1280
@@ -219,11 +229,7 @@ class SynthesisConfig(Frozen):
     @field_validator("source", mode="before")
     @classmethod
     def _as_it_is_called_now(cls, source: Any) -> Any:
-        if not isinstance(source, str) or source not in RENAMED_SOURCES:
-            return source
-        now = RENAMED_SOURCES[source]
-        warnings.warn(f"synthesis.source: {source} is called {now} now, and is read as it", DataWarning, stacklevel=2)
-        return now
+        return _called_now(source, RENAMED_SOURCES, "synthesis.source")
 
     @property
     def parts(self) -> dict[ClipSource, int]:
@@ -235,15 +241,21 @@ class SynthesisConfig(Frozen):
         return {source: count for source, count in counts.items() if count > 0 and source != "none"}
 
 
-JudgeProfile = Literal["published", "small", "demo", "smoke"]
+JudgeProfile = Literal["published", "stgcn", "temporal", "smoke"]
+RENAMED_PROFILES = {"small": "stgcn", "demo": "stgcn"}  # likewise
 
 
 class JudgeConfig(Frozen):
     """The classifier that scores; never searched, because tuning the judge is not tuning the generator."""
 
-    profile: JudgeProfile = "small"
-    augment: bool = False  # classical augmentation (METHOD section 7), the same for every row of a table
+    profile: JudgeProfile = "temporal"
+    augment: bool = True  # classical augmentation (METHOD section 7), for every row of a table but that without any
     keep: bool = False  # keep the trained judges of the last rung, so that other clips can be scored without training
+
+    @field_validator("profile", mode="before")
+    @classmethod
+    def _as_it_is_called_now(cls, profile: Any) -> Any:
+        return _called_now(profile, RENAMED_PROFILES, "judge.profile")
 
 
 class TrialConfig(Frozen):

@@ -9,8 +9,10 @@ from typing import Any, Final
 from pydantic import Field
 
 from kinemic import __version__, checkpoint
-from kinemic.classify import PROFILES, Classifier, new_model
-from kinemic.config import JudgeProfile
+from kinemic.classify import Classifier
+from kinemic.config import RENAMED_PROFILES, JudgeProfile
+from kinemic.errors import CheckpointError
+from kinemic.judge_profiles import PROFILES
 from kinemic.loading import Metadata, build, read_metadata
 
 KIND: Final = "judge"
@@ -31,34 +33,48 @@ def judge_file(workdir: Path, number: int) -> Path:
 
 
 def save_judge(classifier: Classifier, path: Path, classes: Sequence[str], seed: int) -> None:
-    """Write a trained judge atomically, with its profile, its classes and the seed that it was trained with."""
+    """Write a trained judge atomically: its profile, classes, input recipe, and the seed that it was trained with."""
     meta = {"kind": KIND, "version": __version__, "profile": classifier.profile, "seed": seed, "loss": classifier.loss}
-    meta |= {"shape": _shape(classifier.profile), "classes": list(classes)}
+    meta |= {**_recipe(classifier.profile), "classes": list(classes)}
     checkpoint.save(path, classifier.model.state_dict(), meta)
 
 
 def check_judge(path: Path, profile: JudgeProfile, classes: Sequence[str], seed: int) -> None:
     """Raise CheckpointError, without reading weights, where a file is not the judge of that profile, classes, seed."""
-    wanted = {"kind": KIND, "profile": profile, "shape": _shape(profile), "classes": list(classes), "seed": seed}
+    wanted = {"kind": KIND, "profile": profile, **_recipe(profile), "classes": list(classes), "seed": seed}
     checkpoint.require(checkpoint.read_meta(path), wanted, path)
 
 
 def load_judge(path: Path, device: str = "cpu") -> Classifier:
-    """Read a judge, ready to score. Raises CheckpointError for a damaged file, and for one of another size."""
+    """Read a judge, ready to score; raises as ``load_judge_and_classes`` does."""
+    return load_judge_and_classes(path, device)[0]
+
+
+def load_judge_and_classes(path: Path, device: str = "cpu") -> tuple[Classifier, tuple[str, ...]]:
+    """Read a judge, ready to score, and the names of its classes, in the order of its logits.
+
+    Raises CheckpointError for a damaged file, and for one whose weights or inputs are not those of its profile today.
+    """
     tensors, meta = checkpoint.load(path)
     checkpoint.require(meta, {"kind": KIND}, path)
+    _refuse_earlier(meta, path)
     said = read_metadata(meta, _JudgeMetadata, path, KIND)
-    checkpoint.require(meta, {"shape": _shape(said.profile)}, path)
-    model = build(lambda: new_model(PROFILES[said.profile], len(said.classes), seed=0), tensors, path)
-    return Classifier(model.to(device), said.profile, device, said.loss)
+    checkpoint.require(meta, _recipe(said.profile), path)
+    size = PROFILES[said.profile].size
+    model = build(lambda: size.build(len(said.classes), seed=0), tensors, path)
+    return Classifier(model.to(device), said.profile, device, said.loss), said.classes
 
 
-def _shape(profile: JudgeProfile) -> dict[str, Any]:
-    """What of a profile the weights and their inputs depend on."""
-    size = PROFILES[profile]
-    return {
-        "base_channels": size.base_channels,
-        "stages": size.stages,
-        "widened": list(size.widened),
-        "frames": size.frames,
-    }
+def _refuse_earlier(meta: dict[str, Any], path: Path) -> None:
+    profile = meta.get("profile")
+    if profile in RENAMED_PROFILES:
+        raise CheckpointError(
+            f"{path}: a {profile!r} judge, written by version {meta.get('version')}; "
+            f"version {__version__} has no such classifier: train it again"
+        )
+
+
+def _recipe(profile: JudgeProfile) -> dict[str, Any]:
+    """What the weights are for: the network's sizes, and how clips become its inputs (``kinemic.judge_inputs``)."""
+    inputs = {"frames": PROFILES[profile].frames, "joints": "pelvis-centred, facing +z", "layout": "smpl22"}
+    return {"shape": PROFILES[profile].shape, "inputs": inputs}

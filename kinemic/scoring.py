@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kinemic.classify import PROFILES, Classifier, JudgeReport, judge, limit_generated, new_model, train_classifier
+from kinemic.classify import Classifier, JudgeReport, judge, limit_generated, train_classifier
 from kinemic.config import JudgeConfig
 from kinemic.data.splits import TrialData
+from kinemic.judge_profiles import PROFILES
 from kinemic.motion import features_to_joints
 from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.store import StageStore, digest
@@ -126,7 +127,7 @@ def _write(store: StageStore, key: str, report: JudgeReport) -> None:
 
 def _read(store: StageStore, key: str, config: JudgeConfig, data: TrialData, device: str) -> JudgeReport | None:
     labels, classes = data.corpus.labels[data.dev], len(data.corpus.classes)
-    model = new_model(PROFILES[config.profile], classes, seed=0)
+    model = PROFILES[config.profile].size.build(classes, seed=0)
 
     def back(tensors: dict[str, Tensor], meta: dict[str, Any]) -> tuple[NDArray[np.float32], float, float]:
         model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})

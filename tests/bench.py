@@ -78,7 +78,7 @@ class Bench:
         self, config: SearchConfig, folder: Path, study: optuna.Study | None = None, share: Share = ALONE
     ) -> None:
         self.config, self.folder, self.share = config, folder, share
-        self.space: dict[str, Domain] = resolve_space(config.space, analytic.SOURCE_CLIPS, "small")
+        self.space: dict[str, Domain] = resolve_space(config.space, analytic.SOURCE_CLIPS, "temporal")
         self.study = study or studies.create_study(config, folder, self.space, analytic.SOURCE_CLIPS)
         self.tracker = Untracked()
         self.ledger = self.sitting()

@@ -42,7 +42,7 @@ class Searched:
         )
         found = Confirmation(
             search="mine",
-            judge="small",
+            judge="temporal",
             steps=16,
             repetitions=2,
             judge_seeds=1,

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from kinemic import classify
-from kinemic.classify import PROFILES, judge, limit_generated, train_classifier
+from kinemic.classify import judge, limit_generated, train_classifier
 from kinemic.config import JudgeConfig
 from kinemic.errors import DataError, DivergedError
+from kinemic.judge_profiles import PROFILES, AdamOneCycle, Epochs, NesterovCosine, Updates
 from kinemic.skeleton import LEFT_HIP, LEFT_SHOULDER, RIGHT_HIP, RIGHT_SHOULDER
 
-DEMO = JudgeConfig(profile="demo")
-TINY = dataclasses.replace(PROFILES["demo"], epochs=2, least_updates=0)
+USUAL = JudgeConfig(augment=False)
+FEW = Updates(4, real=9, others=9, per_round=2)
 
 
 def _clips(per_class=6, seed=0):
@@ -35,12 +36,18 @@ def _clips(per_class=6, seed=0):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setitem(PROFILES, "demo", TINY)
+    few_updates(monkeypatch)
+
+
+def few_updates(monkeypatch, batches=FEW, profile="temporal"):
+    monkeypatch.setitem(PROFILES, profile, dataclasses.replace(PROFILES[profile], batches=batches))
 
 
 @pytest.fixture(scope="module")
 def report():
-    return judge(*_clips(per_class=20), *_clips(seed=1), 3, DEMO, seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        few_updates(patch, Updates(60))
+        return judge(*_clips(per_class=20), *_clips(seed=1), 3, USUAL, seed=0)
 
 
 def test_the_judge_learns_to_tell_classes_apart(report):
@@ -52,20 +59,21 @@ def test_a_report_agrees_with_itself(report):
     assert report.confusion.sum() == 18
     assert report.accuracy == pytest.approx(np.trace(report.confusion) / 18)
     np.testing.assert_allclose(report.per_class, np.diagonal(report.confusion) / 6)
-    assert report.profile == "demo"
+    assert report.profile == "temporal"
     assert report.seconds > 0
 
 
-def test_labels_without_a_pattern_are_not_recognised():
+def test_labels_without_a_pattern_are_not_recognised(monkeypatch):
+    few_updates(monkeypatch, Updates(60))
     clips, labels = _clips()
     shuffled = np.random.default_rng(0).permutation(labels)
-    assert judge(clips, shuffled, *_clips(per_class=20, seed=1), 3, DEMO, seed=0).accuracy < 0.6
+    assert judge(clips, shuffled, *_clips(per_class=20, seed=1), 3, USUAL, seed=0).accuracy < 0.6
 
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("augment", [False, True])
 def test_a_seed_decides_the_result(augment):
-    config = JudgeConfig(profile="demo", augment=augment)
+    config = JudgeConfig(augment=augment)
     first, same, other = (
         train_classifier(*_clips(), 3, config, seed).score(_clips(seed=1)[0])[0] for seed in (0, 0, 1)
     )
@@ -84,7 +92,7 @@ def test_a_seed_draws_the_first_weights_and_the_order_of_clips(monkeypatch):
 
     monkeypatch.setattr(classify, "_step", spy)
     for seed in (0, 1):
-        train_classifier(*_clips(), 3, DEMO, seed)
+        train_classifier(*_clips(), 3, USUAL, seed)
     (weights, order), (other_weights, other_order) = first[0], first[len(first) // 2]
     assert not torch.equal(weights, other_weights)
     assert order != other_order
@@ -93,7 +101,7 @@ def test_a_seed_draws_the_first_weights_and_the_order_of_clips(monkeypatch):
 @pytest.mark.usefixtures("tiny")
 def test_training_leaves_the_global_random_state_alone():
     before = torch.random.get_rng_state()
-    judge(*_clips(), *_clips(seed=1), 3, DEMO, seed=0)
+    judge(*_clips(), *_clips(seed=1), 3, USUAL, seed=0)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -101,76 +109,100 @@ def test_training_leaves_the_global_random_state_alone():
 def test_augmentation_changes_training_and_not_dev(monkeypatch):
     seen = []
     monkeypatch.setattr(classify, "augment", lambda x, generator: seen.append(len(x)) or x)
-    plain = judge(*_clips(), *_clips(seed=1), 3, DEMO, seed=0)
+    plain = judge(*_clips(), *_clips(seed=1), 3, USUAL, seed=0)
     assert seen == []
-    augmented = judge(*_clips(), *_clips(seed=1), 3, JudgeConfig(profile="demo", augment=True), seed=0)
-    assert sum(seen) == 18 * TINY.epochs
+    augmented = judge(*_clips(), *_clips(seed=1), 3, JudgeConfig(augment=True), seed=0)
+    assert seen == [9] * FEW.count
     unseen, _ = _clips(seed=1)
     np.testing.assert_array_equal(plain.classifier.score(unseen)[0], augmented.classifier.score(unseen)[0])
 
 
-@pytest.mark.usefixtures("tiny")
-def test_every_epoch_sees_every_clip_as_often_as_the_profile_repeats_it(monkeypatch):
-    monkeypatch.setitem(PROFILES, "demo", dataclasses.replace(TINY, epochs=1, repeat=3, batch_size=7))
+def batches_of(monkeypatch, real=None, clips=18, **changes):
+    """Return the labels of each batch that a judge of many classes is trained on: the numbers of its clips."""
+    few_updates(monkeypatch, **changes)
     seen = []
-    step = classify._step
-    monkeypatch.setattr(classify, "_step", lambda m, o, x, y: seen.extend(y.tolist()) or step(m, o, x, y))
-    train_classifier(*_clips(), 3, DEMO, seed=0)
-    assert np.bincount(seen).tolist() == [18, 18, 18]
+
+    def step(model, optimiser, x, y):
+        seen.append(y.tolist())
+        optimiser.step()  # there are no gradients
+        return x.mean()
+
+    monkeypatch.setattr(classify, "_step", step)
+    train_classifier(_clips(per_class=clips // 3)[0], range(clips), clips, config_of(changes), seed=0, real=real)
+    return seen
 
 
-def test_few_batches_an_epoch_are_made_up_for_by_more_epochs(monkeypatch):
-    monkeypatch.setitem(PROFILES, "demo", dataclasses.replace(TINY, least_updates=5))  # 2 batches an epoch, 2 epochs
-    seen = []
-    train_classifier(*_clips(), 3, DEMO, seed=0, progress=lambda p: seen.append((p.done, p.total)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+def config_of(changes):
+    return JudgeConfig(profile=changes.get("profile", "temporal"), augment=False)
 
 
-def test_generated_clips_do_not_change_how_often_a_real_one_is_seen(monkeypatch):
-    monkeypatch.setitem(PROFILES, "demo", dataclasses.replace(TINY, batch_size=3, least_updates=12))
-    joints, labels = _clips()
-    seen = []
-    step = classify._step
-    monkeypatch.setattr(classify, "_step", lambda m, o, x, y: seen.extend(y.tolist()) or step(m, o, x, y))
-    train_classifier(joints[:6], labels[:6], 3, DEMO, seed=0)
-    alone, seen[:] = len(seen) / 6, []
-    train_classifier(joints, labels, 3, DEMO, seed=0, real=6)
-    assert len(seen) / len(joints) == alone == 6  # epochs: 12 updates in batches of 3 of 6 real clips
+def test_generated_clips_change_neither_the_updates_nor_how_often_a_real_one_is_seen(monkeypatch):
+    alone = batches_of(monkeypatch, clips=6, batches=Updates(9, real=4, others=5))
+    beside = batches_of(monkeypatch, clips=18, real=6, batches=Updates(9, real=4, others=5))
+    for found in (alone, beside):
+        real = np.array([[clip for clip in batch if clip < 6] for batch in found])
+        assert real.shape == (9, 4)
+        assert np.bincount(real.ravel()).tolist() == [6] * 6
+    others = np.array([[clip for clip in batch if clip >= 6] for batch in beside])
+    assert others.shape == (9, 5)
+    assert np.bincount(others.ravel(), minlength=18)[6:].max() == 4  # 45 draws of 12
+    assert np.bincount(others.ravel(), minlength=18)[6:].min() == 3
+    assert len({tuple(batch) for batch in beside}) == 9
+
+
+def test_a_batch_is_no_larger_than_there_are_clips(monkeypatch):
+    found = batches_of(monkeypatch, clips=6, real=3, batches=Updates(5, real=4, others=5))
+    assert [sorted(batch) for batch in found] == [list(range(6))] * 5
+
+
+def test_every_epoch_of_the_published_judge_sees_every_clip_as_often_as_it_is_repeated(monkeypatch):
+    found = batches_of(monkeypatch, profile="published", real=3, batches=Epochs(2, repeat=3, batch_size=40))
+    assert [len(batch) for batch in found] == [27] * 4  # not 40 and 14: batch norm suffers from a small last one
+    for epoch in (found[:2], found[2:]):
+        assert np.bincount(np.concatenate(epoch)).tolist() == [3] * 18
 
 
 @pytest.mark.parametrize(("clips", "sizes"), [(33, [11, 11, 11]), (18, [9, 9]), (17, [9, 8]), (16, [16]), (2, [2])])
-def test_batches_are_as_alike_as_can_be_so_that_none_is_tiny(clips, sizes):
-    assert classify._batch_sizes(clips, 16) == sizes
+def test_batches_of_an_epoch_are_as_alike_as_can_be_so_that_none_is_tiny(clips, sizes):
+    (epoch,) = Epochs(1, repeat=1, batch_size=16).rounds(clips, clips, torch.Generator())
+    assert [len(batch) for batch in epoch] == sizes
+    assert Epochs(3, repeat=1, batch_size=16).updates(clips) == 3 * len(sizes)
 
 
-@pytest.mark.usefixtures("tiny")
-def test_the_learning_rate_falls_from_a_tenth_along_a_cosine_to_zero(monkeypatch):
+@pytest.mark.parametrize("optimiser", [NesterovCosine(), AdamOneCycle()])
+def test_the_learning_rate_follows_its_schedule_to_the_end(optimiser, monkeypatch):
     rates = []
     step = classify._step
     monkeypatch.setattr(classify, "_step", lambda m, o, x, y: rates.append(o.param_groups[0]["lr"]) or step(m, o, x, y))
-    train_classifier(*_clips(), 3, DEMO, seed=0)
-    steps = len(rates)
-    np.testing.assert_allclose(rates, 0.05 * (1 + np.cos(np.pi * np.arange(steps) / steps)), atol=1e-9)
+    changed = dataclasses.replace(PROFILES["temporal"], batches=Updates(20), optimiser=optimiser)
+    monkeypatch.setitem(PROFILES, "temporal", changed)
+    train_classifier(*_clips(), 3, USUAL, seed=0)
+    if isinstance(optimiser, NesterovCosine):
+        np.testing.assert_allclose(rates, 0.05 * (1 + np.cos(np.pi * np.arange(20) / 20)), atol=1e-9)
+    else:
+        assert max(rates) == pytest.approx(4e-3)
+        assert (rates[0], int(np.argmax(rates))) == (pytest.approx(4e-3 / 25), 5)
+        assert rates[-1] < 1e-6
 
 
 @pytest.mark.usefixtures("tiny")
-def test_progress_counts_epochs_to_the_end():
+def test_progress_counts_updates_to_the_end():
     seen = []
-    judge(*_clips(), *_clips(seed=1), 3, DEMO, seed=0, progress=lambda p: seen.append((p.done, p.total, *p.values)))
-    assert seen == [(1, 2, "loss"), (2, 2, "loss")]
+    judge(*_clips(), *_clips(seed=1), 3, USUAL, seed=0, progress=lambda p: seen.append((p.done, p.total, *p.values)))
+    assert seen == [(2, 4, "loss"), (4, 4, "loss")]
 
 
 @pytest.mark.usefixtures("tiny")
 def test_a_class_without_dev_clips_has_no_accuracy():
     clips, labels = _clips(seed=1)
     kept = np.flatnonzero(labels != 1)
-    report = judge(*_clips(), [clips[i] for i in kept], labels[kept], 3, DEMO, seed=0)
+    report = judge(*_clips(), [clips[i] for i in kept], labels[kept], 3, USUAL, seed=0)
     assert np.isnan(report.per_class).tolist() == [False, True, False]
 
 
 @pytest.mark.usefixtures("tiny")
 def test_a_trained_classifier_scores_other_clips_the_same_alone_or_together():
-    classifier = train_classifier(*_clips(), 3, DEMO, seed=0)
+    classifier = train_classifier(*_clips(), 3, USUAL, seed=0)
     clips, _ = _clips(seed=2)
     logits, features = classifier.score(clips)
     assert logits.shape == (18, 3)
@@ -180,9 +212,10 @@ def test_a_trained_classifier_scores_other_clips_the_same_alone_or_together():
 
 
 def test_a_loss_that_is_not_finite_is_diverged(tiny, monkeypatch):
-    monkeypatch.setattr(classify, "LEARNING_RATE", 1e30)
-    with pytest.raises(DivergedError, match="epoch"):
-        judge(*_clips(), *_clips(seed=1), 3, DEMO, seed=0)
+    changed = dataclasses.replace(PROFILES["temporal"], optimiser=NesterovCosine(rate=1e30))
+    monkeypatch.setitem(PROFILES, "temporal", changed)
+    with pytest.raises(DivergedError, match="updates"):
+        judge(*_clips(), *_clips(seed=1), 3, USUAL, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -191,35 +224,34 @@ def test_a_loss_that_is_not_finite_is_diverged(tiny, monkeypatch):
 def test_labels_that_do_not_fit_are_refused(labels, says):
     clips = _clips()[0][:3]
     with pytest.raises(DataError, match=says):
-        judge(clips, labels, clips, [0, 1, 2], 3, DEMO, seed=0)
+        judge(clips, labels, clips, [0, 1, 2], 3, USUAL, seed=0)
 
 
 def test_an_empty_dev_is_refused():
     with pytest.raises(DataError, match="at least 1 dev"):
-        judge(*_clips(), [], [], 3, DEMO, seed=0)
+        judge(*_clips(), [], [], 3, USUAL, seed=0)
 
 
 def test_a_profile_takes_the_first_generated_clips_of_each_class_and_says_so():
     labels = np.array([0, 0, 0, 1, 0, 1])
     labels = np.concatenate([labels, np.zeros(20, np.int64)])
-    kept, warning = limit_generated(labels, "small")
+    kept, warning = limit_generated(labels, "temporal")
     assert np.bincount(labels[kept]).tolist() == [20, 2]
     assert kept.tolist() == list(range(22))
     assert "20 generated clips a class" in warning
 
 
-@pytest.mark.parametrize("profile", ["published", "small", "demo"])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_a_profile_that_takes_all_generated_clips_is_silent(profile):
     kept, warning = limit_generated(np.array([2, 0, 1]), profile)
     assert kept.tolist() == [0, 1, 2]
     assert warning is None
 
 
-def test_named_profiles_are_those_of_the_method():
-    published, small = PROFILES["published"], PROFILES["small"]
-    sizes = (published.base_channels, published.stages, published.frames, published.repeat, published.epochs)
-    assert sizes == (64, 10, 100, 4, 20)
-    assert (small.base_channels, small.stages, small.frames, small.repeat, small.epochs) == (16, 6, 48, 1, 20)
-    assert small.max_generated_per_class == 20
-    assert published.batch_size == 64
-    assert small.least_updates >= 300  # 20 updates, as batches of 64 make them, learn nothing from 50 clips
+def test_the_published_profile_is_that_of_the_method():
+    published = PROFILES["published"]
+    assert dataclasses.astuple(published.size) == (64, 10, (5, 8))
+    assert published.frames == 100
+    assert published.batches == Epochs(20, repeat=4, batch_size=64)
+    assert published.optimiser == NesterovCosine(rate=0.1, momentum=0.9, weight_decay=5e-4)
+    assert published.max_generated_per_class is None

@@ -14,12 +14,13 @@ import pytest
 import torch
 import yaml
 
-from kinemic import checkpoint, classify, cli
+from kinemic import checkpoint, cli
 from kinemic.bundle import GeneratorBundle
 from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.corpus import Corpus
 from kinemic.data.splits import load_trial_data
 from kinemic.errors import DataError
+from kinemic.judge_profiles import PROFILES
 from kinemic.prior import load_prior
 from kinemic.report import TrialInputs
 from kinemic.trial import run_trial
@@ -29,10 +30,10 @@ from tests.toy import TOY
 @pytest.fixture(scope="module", autouse=True)
 def sparing_judge() -> Iterator[None]:
     """Let the judge take one generated clip a class, so that it leaves some out."""
-    usual = classify.PROFILES["smoke"]
-    classify.PROFILES["smoke"] = dataclasses.replace(usual, max_generated_per_class=1)
+    usual = PROFILES["smoke"]
+    PROFILES["smoke"] = dataclasses.replace(usual, max_generated_per_class=1)
     yield
-    classify.PROFILES["smoke"] = usual
+    PROFILES["smoke"] = usual
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def differences(one: TrialConfig, other: TrialConfig) -> dict[str, object]:
 def rows(source_clips: int, **trial: object) -> tuple[TrialConfig, dict[str, TrialConfig]]:
     """Return a search's own configuration at its last rung, and those of its baselines."""
     config = search(trial={"adapt": {"rungs": [4, 8]}, "judge": {"augment": True}, **trial})
-    space = resolve_space(config.space, source_clips, "small")
+    space = resolve_space(config.space, source_clips, "temporal")
     return with_values(config.trial, {"adapt.rungs": (8,)}), {
         c.key: c.config for c in baselines(config, space, source_clips)
     }

@@ -177,7 +177,7 @@ def test_the_confirmed_winner_is_exported_or_the_trial_that_is_named(
         (folder.trials / f"{number:04d}" / "generator.safetensors").unlink(missing_ok=True)
     key = f"trial_{winner}"
     row = {"key": key, "title": "x", "baseline": False, "dev_accuracies": [], "dev_mean": 0.5, "dev_se": None}
-    more = {"judge": "small", "steps": 1, "repetitions": 2, "judge_seeds": 1, "runs": {}, "rows": [row]}
+    more = {"judge": "temporal", "steps": 1, "repetitions": 2, "judge_seeds": 1, "runs": {}, "rows": [row]}
     folder.confirmation_file.write_text(json.dumps({"search": "mine", "winner": key, **more}))
     try:
         assert searched.export(tmp_path / "model") == 2

@@ -15,9 +15,10 @@ from torch import Tensor
 from kinemic import baselines, device, material
 from kinemic.bundle import FILE_NAME, GeneratorBundle
 from kinemic.bundle_check import check_bundle
-from kinemic.classify import PROFILES, judge
+from kinemic.classify import judge
 from kinemic.config import ExperimentConfig, JudgeConfig, JudgeProfile, ModelConfig
 from kinemic.inputs import prepare_inputs
+from kinemic.judge_profiles import PROFILES, Epochs, Updates
 from kinemic.judges import judge_file, load_judge
 from kinemic.material import Material
 from kinemic.models.mdm import MDM
@@ -54,7 +55,8 @@ def _short() -> Iterator[None]:
         for module in (material, baselines):
             patch.setattr(module, "MAX_FRAMES", FRAMES)
         for name, profile in PROFILES.items():
-            patch.setitem(PROFILES, name, replace(profile, epochs=1, least_updates=0, repeat=1))
+            once = Updates(2) if isinstance(profile.batches, Updates) else Epochs(1, 1, 64)
+            patch.setitem(PROFILES, name, replace(profile, batches=once))
         yield
 
 
@@ -84,7 +86,7 @@ def test_a_whole_trial_goes_on_from_its_first_rung_and_leaves_a_generator(
     cuda: FakeCuda, inputs: TrialInputs, tmp_path: Path
 ) -> None:
     values = {"adapt__rungs": (1, 2), "adapt__average": 0.9, "loss__window_distill": 0.5, "loss__bank_size": 4}
-    values |= {"judge__keep": True, "judge__augment": True}
+    values |= {"judge__keep": True}
     first = next(run(inputs, tmp_path, **values))
     later: list[Progress] = []
     reports = list(run(inputs, tmp_path, later.append, **values))
@@ -137,7 +139,7 @@ def test_every_classifier(cuda: FakeCuda, profile: JudgeProfile) -> None:
     assert not torch.backends.cudnn.deterministic
     assert report.confusion.sum() == 4
     assert not cuda.operations & UNSTEADY
-    assert cuda.host_copies == 3  # the loss of the one epoch, logits, features
+    assert cuda.host_copies == 3  # the loss of the one round, logits, features
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)

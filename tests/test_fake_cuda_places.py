@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 import kinemic.models
 from kinemic.adapt import Adaptation
-from kinemic.classify import PROFILES, Classifier, new_model
+from kinemic.classify import Classifier
 from kinemic.clips import ClipSet
 from kinemic.config import AdaptConfig, JudgeProfile, LoraConfig, LossConfig, ModelConfig, PretrainConfig
 from kinemic.diffusion import cosine_schedule, guided
+from kinemic.judge_profiles import PROFILES
 from kinemic.losses import MemoryBank
 from kinemic.models.lora import add_lora
 from kinemic.models.mdm import MDM
@@ -89,7 +90,7 @@ def streams() -> TwoStreams:
 
 
 MODULES: dict[str, Callable[[], nn.Module]] = {
-    **{name: lambda name=name: new_model(PROFILES[name], 3, seed=0) for name in PROFILES},
+    **{name: lambda name=name: PROFILES[name].size.build(3, seed=0) for name in PROFILES},
     "prior": lambda: MDM(SIZES),
     "two streams": streams,
     "two streams, copied": lambda: copy.deepcopy(streams()),
@@ -122,8 +123,8 @@ def test_what_is_no_module_moves_as_a_whole(toy_clips: ToyClips) -> None:
     clips = toy_clips(4, (16, 20), text_dim=TEXT).on_device("meta")
     assert not left_behind(clips, "meta")
     assert not left_behind(clips.batch(torch.arange(2)), "meta")
-    profile: JudgeProfile = "demo"
-    classifier = Classifier(new_model(PROFILES[profile], 3, seed=0).to("meta"), profile, "meta", 0.0)
+    profile: JudgeProfile = "temporal"
+    classifier = Classifier(PROFILES[profile].size.build(3, seed=0).to("meta"), profile, "meta", 0.0)
     assert not left_behind(classifier, "meta")
     bank = MemoryBank(4, WIDTH, "meta")
     bank.push(torch.zeros(2, WIDTH, device="meta"), torch.zeros(2, dtype=torch.int64, device="meta"))

@@ -16,9 +16,10 @@ import torch
 
 from kinemic import checkpoint
 from kinemic.bundle import GeneratorBundle
-from kinemic.classify import PROFILES, Classifier, new_model
+from kinemic.classify import Classifier
 from kinemic.config import ModelConfig, TfidfConfig
 from kinemic.errors import CheckpointError
+from kinemic.judge_profiles import PROFILES
 from kinemic.judges import load_judge, save_judge
 from kinemic.models.mdm import MDM
 from kinemic.motion import Statistics
@@ -41,8 +42,8 @@ def write_bundle(path: Path) -> None:
 
 
 def write_judge(path: Path) -> None:
-    model = new_model(PROFILES["demo"], 3, seed=0)
-    save_judge(Classifier(model, "demo", "cpu", 0.5), path, ("a", "b", "c"), seed=0)
+    model = PROFILES["temporal"].size.build(3, seed=0)
+    save_judge(Classifier(model, "temporal", "cpu", 0.5), path, ("a", "b", "c"), seed=0)
 
 
 KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
@@ -115,7 +116,7 @@ def test_a_whole_file_loads_in_little_memory(kind: str, tmp_path: Path) -> None:
         ("bundle", {"lengths": [[10**9]] * 3}, "lengths"),
         ("bundle", {"classes": [str(n) for n in range(20_000)]}, "expected captions and lengths of every class"),
         ("judge", {"classes": [str(n) for n in range(100_000)]}, r"fc_cls\S* is \(3"),
-        ("judge", {"shape.base_channels": 10**6}, "shape.base_channels"),
+        ("judge", {"shape.channels": [10**6]}, "shape.channels"),
     ],
 )
 def test_sizes_that_the_tensors_do_not_have_cost_no_memory(

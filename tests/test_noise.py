@@ -96,7 +96,7 @@ def computed(runs: Path) -> dict[str, str]:
 def test_what_is_kept_is_what_the_runs_scored_by_rung_configuration_and_seed(runs: Path, prepared: Prepared) -> None:
     found = json.loads((runs / "toy" / "noise.json").read_text())
     inputs, source_clips = prepared
-    drawn = draw(config(), resolve_space(config().space, source_clips, "demo"), source_clips, 4)
+    drawn = draw(config(), resolve_space(config().space, source_clips, "temporal"), source_clips, 4)
     assert [row["values"] for row in found["configurations"]] == [values for _, values in drawn]
     for row, (contender, _) in zip(found["configurations"], drawn, strict=True):
         expected = [
@@ -122,7 +122,7 @@ def test_what_is_kept_is_what_the_runs_scored_by_rung_configuration_and_seed(run
 
 
 def test_the_published_configuration_is_the_first_and_the_others_are_of_the_space() -> None:
-    space = resolve_space(config().space, 600, "demo")
+    space = resolve_space(config().space, 600, "temporal")
     (first, published), *others = draw(config(), space, 600, 5)
     assert (first.title, published["synthesis.guidance"]) == ("published configuration", 2.5)
     assert len({json.dumps(values) for _, values in others}) == 4
@@ -132,7 +132,7 @@ def test_the_published_configuration_is_the_first_and_the_others_are_of_the_spac
 def test_a_space_of_two_configurations_is_one_line() -> None:
     only = config(space={"loss.dynamic_window_weighting": {"type": "categorical", "choices": [True, False]}})
     with pytest.raises(ConfigError, match="2 configurations were found in it, and 3 are the fewest"):
-        draw(only, resolve_space(only.space, 600, "demo"), 600, 8)
+        draw(only, resolve_space(only.space, 600, "temporal"), 600, 8)
 
 
 def test_seeds_are_nested_and_no_two_alike() -> None:

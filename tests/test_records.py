@@ -23,7 +23,7 @@ from tests.bench import Bench, search
 from tests.test_tracking import VALUES, report
 
 CLAMPED = "mining.top_k 700 is above the source's 600 clips: every clip is taken"
-CUT = "judge profile small takes 20 clips"
+CUT = "judge profile temporal takes 20 clips"
 
 
 def test_a_rung_is_logged_with_what_its_probabilities_are_worth() -> None:

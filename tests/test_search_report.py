@@ -26,7 +26,7 @@ from tests.bench import Bench, search
 
 CONFIRMED = Confirmation(
     search="mine",
-    judge="small",
+    judge="temporal",
     steps=16,
     repetitions=3,
     judge_seeds=2,

@@ -50,7 +50,7 @@ def config(space: dict[str, Any], **more: Any) -> SearchConfig:
         ({"mining.top_k": {"type": "int", "low": 1, "hihg": 3}}, "unknown key 'space.mining.top_k.int.hihg'"),
         ({"adapt.batch_size": {"type": "int", "low": 1, "high": "auto"}}, "high: auto is known for"),
         (
-            {"judge.profile": {"type": "categorical", "choices": ["small", "demo"]}},
+            {"judge.profile": {"type": "categorical", "choices": ["stgcn", "temporal"]}},
             "tuning the judge is not tuning the",
         ),
         ({"judge.augment": {"type": "categorical", "choices": [True, False]}}, "tuning the judge is not tuning the"),
@@ -141,7 +141,7 @@ def test_a_domain_contains_what_optuna_could_propose_from_it(
 
 
 def test_pools_go_up_to_a_tenth_of_the_source_and_the_published_pool_is_scaled_to_it() -> None:
-    space = resolve_space(config(default_space()).space, 2000, "demo")
+    space = resolve_space(config(default_space()).space, 2000, "temporal")
     assert (space["mining.top_k"].low, space["mining.top_k"].high) == (4, 200)  # type: ignore[union-attr]
     assert published_values(space, 2000)["mining.top_k"] == round(250 / 23_384 * 2000) == 21
     assert published_values(space, 60)["mining.top_k"] == 4
@@ -149,14 +149,16 @@ def test_pools_go_up_to_a_tenth_of_the_source_and_the_published_pool_is_scaled_t
 
 def test_a_pool_range_beyond_the_source_is_clamped_and_one_wholly_beyond_is_refused() -> None:
     space = config({"mining.top_k": {"type": "int", "low": 50, "high": 900}}).space
-    assert resolve_space(space, 300, "small")["mining.top_k"].high == 300  # type: ignore[union-attr]
+    assert resolve_space(space, 300, "temporal")["mining.top_k"].high == 300  # type: ignore[union-attr]
     with pytest.raises(ConfigError, match="low 50 is above 40"):
-        resolve_space(space, 40, "small")
+        resolve_space(space, 40, "temporal")
 
 
 def test_generated_clips_stay_within_what_the_judge_takes() -> None:
     space = config(default_space()).space
-    highs = [resolve_space(space, 900, profile)["synthesis.clips_per_class"].high for profile in ("small", "published")]  # type: ignore[union-attr]
+    highs = [
+        resolve_space(space, 900, profile)["synthesis.clips_per_class"].high for profile in ("temporal", "published")
+    ]  # type: ignore[union-attr]
     assert highs == [20, 100]
 
 

@@ -29,7 +29,7 @@ SECONDS = {"mine": 1.0, "adapt": 5.0, "load": 1.0, "synthesise": 1.0, "classify"
 def made_up(groups: int, variants: int) -> Table:
     """Return a table without noise: every rung ranks the configurations as the last one does."""
     config = search(space=BOTH)
-    space = resolve_space(config.space, analytic.SOURCE_CLIPS, "small")
+    space = resolve_space(config.space, analytic.SOURCE_CLIPS, "temporal")
     published = published_values(space, analytic.SOURCE_CLIPS)
     planned = plan(space, published, groups, variants, 0)
     found = config.model_copy(update={"space": space})

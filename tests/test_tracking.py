@@ -94,8 +94,8 @@ def test_every_trial_ends_with_the_same_keys_and_its_own_status(opened: Callable
     assert runs[0].data.params == {
         "mining.top_k": "8",
         "synthesis.guidance": "2.5",
-        "judge.profile": "small",
-        "judge.augment": "False",
+        "judge.profile": "temporal",
+        "judge.augment": "True",
         "adapt.batch_size": "30",
         "adapt.precision": "fp32",
         "synthesis.sampler": "ddpm",

@@ -47,7 +47,7 @@ EXPERIMENT: dict[str, Any] = {
         "adapt": {"rungs": [1, 2], "learning_rate": 1e-4, "lora": {"rank": 2}},
         "loss": {"dynamic_window_weighting": True},
         "synthesis": {"clips_per_class": 1, "sampler": "ddim"},
-        "judge": {"profile": "demo"},
+        "judge": {"profile": "smoke"},
     },
     "seeds": {"judge": [0, 1]},
     "space": {
@@ -132,7 +132,7 @@ def _finished_search(runs: Path) -> None:
     )  # fmt: skip
     look = Look(number=1, time="2026-01-01T00:00:00", winner="trial_1", runs={"real": ("a",)}, clips=9, split="abc")
     kept = Confirmation(
-        search=NAME, judge="small", steps=16, repetitions=2, judge_seeds=1, winner="trial_1", runs={"real": ("a",)},
+        search=NAME, judge="temporal", steps=16, repetitions=2, judge_seeds=1, winner="trial_1", runs={"real": ("a",)},
         rows=confirmed, looks=1, look_log=(look,), test_clips=9,
     )  # fmt: skip
     confirmation.store(kept, folder.confirmation_file)
