@@ -67,7 +67,7 @@ def load_judge_and_classes(path: Path, device: str = "cpu") -> tuple[Classifier,
 
 def _refuse_earlier(meta: dict[str, Any], path: Path) -> None:
     profile = meta.get("profile")
-    if profile in RENAMED_PROFILES:
+    if profile in list(RENAMED_PROFILES):  # any value may stand there
         raise CheckpointError(
             f"{path}: a {profile!r} judge, written by version {meta.get('version')}; "
             f"version {__version__} has no such classifier: train it again"

@@ -148,6 +148,11 @@ def test_metadata_of_another_type_is_one_line(kind: str, places: list[str], tmp_
                 refused(kind, tmp_path, {place: value}, {})
 
 
+def test_a_judge_of_an_earlier_version_is_refused_with_its_version(tmp_path: Path) -> None:
+    line = refused("judge", tmp_path, {"profile": "small", "version": "0.0.9"}, {})
+    assert "a 'small' judge, written by version 0.0.9" in line
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
