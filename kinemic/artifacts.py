@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from kinemic.files import replacing, write_text
 from kinemic.metrics import per_class_accuracy
-from kinemic.mining import clip_table, pool_table
+from kinemic.mining_tables import clip_table, pool_table
 from kinemic.motion import features_to_joints
 from kinemic.render import gif, in_place, strip_png
 from kinemic.report import mean, standard_error

@@ -32,8 +32,9 @@ ROUNDING = 5e-7
 class Pool:
     """The soft positives of one class, best first: indices into the source and cosine similarities, both (K,).
 
-    ``threshold`` is the similarity that the configured quantile stands for. ``fallback``: the threshold left fewer than
-    ``min_pool`` clips, and the best were taken instead; ``clamped``: ``top_k`` was above N.
+    ``threshold`` is the similarity that the configured quantile stands for, ``best`` that of the source's closest clip.
+    ``fallback``: the threshold left fewer than ``min_pool`` clips, and the best were taken instead; ``clamped``:
+    ``top_k`` was above N. With a floor a pool may be empty.
     """
 
     indices: Indices
@@ -41,6 +42,7 @@ class Pool:
     threshold: float
     fallback: bool
     clamped: bool
+    best: float
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,43 @@ class MiningResult:
         """How many pools fell back to the best ``min_pool`` clips."""
         return sum(pool.fallback for pool in self.pools)
 
+    @property
+    def empty(self) -> tuple[int, ...]:
+        """The classes for which no source clip reaches the floor."""
+        return tuple(label for label, pool in enumerate(self.pools) if len(pool.indices) == 0)
+
     def overlap(self) -> NDArray[np.int64]:
         """Return how many clips each two classes share, (C, C); the diagonal is the pools' sizes."""
         sets = [set(pool.indices.tolist()) for pool in self.pools]
         return np.array([[len(a & b) for b in sets] for a in sets], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class SourceCaptions:
+    """The captions of the source, clip by clip: embeddings of unit length (n, E), place of each clip's first (N,).
+
+    ``sentences`` (n,) are equal for captions that differ at most in case and spaces, and rise with the text.
+    """
+
+    embeddings: NDArray[np.float32]
+    starts: Indices
+    sentences: Indices
+
+    @classmethod
+    def of(cls, captions: Sequence[str], embeddings_nE: Floats, clip_of_caption: Indices) -> SourceCaptions:
+        """Return the captions of all clips, each clip's side by side."""
+        texts = [" ".join(caption.casefold().split()) for caption in captions]
+        embeddings = np.asarray(embeddings_nE, dtype=np.float32)
+        starts = np.flatnonzero(np.diff(clip_of_caption, prepend=-1))
+        return cls(embeddings / _lengths(embeddings)[:, None], starts, np.unique(texts, return_inverse=True)[1])
+
+    def closest(self, captions_QE: NDArray[np.float32]) -> Indices:
+        """Return the sentence of each clip that is most similar to a class, (N,); of equal ones the first text."""
+        similarity_n = (self.embeddings @ captions_QE.T).max(axis=1)
+        best_N = np.maximum.reduceat(similarity_n, self.starts)
+        best_n = np.repeat(best_N, np.diff(self.starts, append=len(similarity_n)))
+        sentences = np.where(similarity_n >= best_n - ROUNDING, self.sentences, len(self.sentences))
+        return np.asarray(np.minimum.reduceat(sentences, self.starts), dtype=np.int64)
 
 
 def average_clip_embeddings(embeddings_nE: Floats, clip_of_caption: Indices) -> NDArray[np.float32]:
@@ -82,15 +117,21 @@ def average_clip_embeddings(embeddings_nE: Floats, clip_of_caption: Indices) -> 
 
 
 def mine(
-    clip_embeddings_NE: Floats, clip_names: Sequence[str], queries: Sequence[Floats], config: MiningConfig
+    clip_embeddings_NE: Floats,
+    clip_names: Sequence[str],
+    queries: Sequence[Floats],
+    config: MiningConfig,
+    captions: SourceCaptions | None = None,
 ) -> MiningResult:
     """Mine one pool per class: the ``top_k`` clips of the largest cosine, those below the threshold left out.
 
     ``queries`` holds the caption embeddings of each class, (Q, E); a clip is as similar to a class as to the closest of
     its captions. Ties are broken by a hash of the clip's name, never by its place. A threshold is a quantile of the
     class's own similarities over the whole source. It can't leave a pool empty, but leaves it too small where fewer
-    than ``min_pool`` clips (or ``top_k``, if less) remain: then the best so many are taken. Raises DataError where
-    widths differ, or there is no clip or no caption.
+    than ``min_pool`` clips (or ``top_k``, if less) remain: then the best so many are taken. No clip below the ``floor``
+    is taken, whatever remains. Of clips that go by one sentence the best ``per_caption`` are; a clip goes by the one of
+    its ``captions`` that is closest to the class, as that is why it is there. Raises DataError where widths differ, or
+    there is no clip or no caption.
     """
     clips_NE = np.ascontiguousarray(clip_embeddings_NE, dtype=np.float32)
     _check(clips_NE, clip_names, queries)
@@ -101,7 +142,8 @@ def mine(
     pools, place = [], 0
     for captions_QE in unit:
         rough_N = rough_MN[place : place + len(captions_QE)].max(axis=0)
-        pools.append(_pool(clips_NE, lengths_N, clip_names, rough_N, captions_QE, config))
+        sentences_N = None if config.per_caption is None or captions is None else captions.closest(captions_QE)
+        pools.append(_pool(clips_NE, lengths_N, clip_names, rough_N, captions_QE, config, sentences_N))
         place += len(captions_QE)
     return MiningResult(tuple(pools), _warnings(pools, len(clips_NE), config))
 
@@ -117,82 +159,11 @@ def mine_corpus(
         raise DataError(
             f"source clip {source.names[min(bare)]} has no caption ({len(bare)} have none); caption or drop it"
         )
-    clips_NE = average_clip_embeddings(encoder.encode(captions), clip_of_caption)
-    return mine(clips_NE, source.names, [encoder.encode(list(c)) for c in class_captions], config)
-
-
-def best_captions(
-    result: MiningResult, source: Corpus, label: int, captions: Sequence[str], first: int
-) -> list[tuple[str, float, int]]:
-    """Return a pool's best distinct captions: (caption, best similarity, clips that go by it).
-
-    Of a clip's captions the one is taken that has most content words in common with the class's ``captions``.
-    """
-    from kinemic.text_tfidf import content_stems
-
-    words = {word for caption in captions for word in content_stems(caption)}
-    pool = result.pools[label]
-    found: dict[str, tuple[float, int]] = {}
-    for i, similarity in zip(pool.indices, pool.similarities, strict=True):
-        caption = max(source.captions[i], key=lambda text: len(words.intersection(content_stems(text))))
-        best, clips = found.get(caption, (float(similarity), 0))
-        found[caption] = (best, clips + 1)
-    return [(caption, best, clips) for caption, (best, clips) in list(found.items())[:first]]
-
-
-def pool_table(
-    result: MiningResult, source: Corpus, classes: Sequence[str], class_captions: Sequence[Sequence[str]]
-) -> list[dict[str, Any]]:
-    """Return one row per class: size, similarities, threshold, fallback, overlap with other classes, shared words.
-
-    ``shared_words`` counts the pool's clips of which some caption has a content word in common with the class's: where
-    it is low, similarity found something else than the words say.
-    """
-    from kinemic.text_tfidf import content_stems
-
-    overlap = result.overlap()
-    rows = []
-    for label, pool in enumerate(result.pools):
-        words = {word for caption in class_captions[label] for word in content_stems(caption)}
-        shared = sum(
-            any(not words.isdisjoint(content_stems(caption)) for caption in source.captions[i]) for i in pool.indices
-        )
-        others = np.delete(overlap[label], label)
-        closest = int(np.argsort(-others, kind="stable")[0]) if others.any() else None
-        rows.append(
-            {
-                "class": classes[label],
-                "captions": list(class_captions[label]),
-                "clips": len(pool.indices),
-                "similarity_best": float(pool.similarities[0]),
-                "similarity_mean": float(pool.similarities.mean()),
-                "similarity_last": float(pool.similarities[-1]),
-                "threshold_similarity": pool.threshold,
-                "fallback": pool.fallback,
-                "clamped": pool.clamped,
-                "shared_words": int(shared),
-                "in_other_pools": int(_in_others(result, label)),
-                "most_shared_with": None if closest is None else [c for c in classes if c != classes[label]][closest],
-            }
-        )
-    return rows
-
-
-def clip_table(
-    result: MiningResult, source: Corpus, classes: Sequence[str], first: int | None = None
-) -> list[dict[str, Any]]:
-    """Return one row per mined clip, best first in each class: class, rank, clip, similarity, captions."""
-    return [
-        {
-            "class": classes[label],
-            "rank": rank,
-            "clip": source.names[i],
-            "similarity": float(similarity),
-            "captions": list(source.captions[i]),
-        }
-        for label, pool in enumerate(result.pools)
-        for rank, (i, similarity) in enumerate(zip(pool.indices[:first], pool.similarities[:first], strict=True), 1)
-    ]
+    embeddings_nE = encoder.encode(captions)
+    clips_NE = average_clip_embeddings(embeddings_nE, clip_of_caption)
+    queries = [encoder.encode(list(c)) for c in class_captions]
+    told = SourceCaptions.of(captions, embeddings_nE, clip_of_caption)
+    return mine(clips_NE, source.names, queries, config, told)
 
 
 def _pool(
@@ -202,19 +173,41 @@ def _pool(
     rough_N: NDArray[np.float32],
     captions_QE: NDArray[np.float32],
     config: MiningConfig,
+    sentences_N: Indices | None,
 ) -> Pool:
     clips = len(rough_N)
     k = min(config.top_k, clips)
     threshold = float(np.quantile(rough_N, config.threshold) if config.threshold > 0 else rough_N.min())
-    limit = np.partition(rough_N, clips - k)[clips - k] - ROUNDING
-    near = np.flatnonzero(rough_N >= limit)
+    lowest = config.floor if config.floor > 0 else -np.inf
+    if sentences_N is None:
+        lowest = max(lowest, np.partition(rough_N, clips - k)[clips - k])
+    near = np.flatnonzero(rough_N >= lowest - ROUNDING)
     near = near[np.argsort(-rough_N[near], kind="stable")]
     ranked, similarities = _settle_ties(near, rough_N[near], clips_NE, lengths_N, names, captions_QE)
+    if sentences_N is not None and config.per_caption is not None:
+        taken = _occurrences(sentences_N[ranked]) < config.per_caption
+        ranked, similarities = ranked[taken], similarities[taken]
     ranked, similarities = ranked[:k], similarities[:k]
-    kept = int((similarities >= threshold - ROUNDING).sum()) if config.threshold > 0 else k
-    least = min(config.min_pool, k)
+    kept = int((similarities >= threshold - ROUNDING).sum()) if config.threshold > 0 else len(ranked)
+    least = min(config.min_pool, len(ranked))
     size = max(kept, least)
-    return Pool(ranked[:size], similarities[:size].astype(np.float32), threshold, kept < least, config.top_k > clips)
+    return Pool(
+        ranked[:size],
+        similarities[:size].astype(np.float32),
+        threshold,
+        fallback=kept < least,
+        clamped=config.top_k > clips,
+        best=float(rough_N.max()),
+    )
+
+
+def _occurrences(values: Indices) -> Indices:
+    """How often each value has come before, (K,)."""
+    order = np.argsort(values, kind="stable")
+    first = np.flatnonzero(np.diff(values[order], prepend=-1))
+    found = np.empty_like(values)
+    found[order] = np.arange(len(values)) - np.repeat(first, np.diff(first, append=len(values)))
+    return found
 
 
 def _settle_ties(
@@ -226,7 +219,7 @@ def _settle_ties(
     captions_QE: NDArray[np.float32],
 ) -> tuple[Indices, NDArray[np.float64]]:
     """Reorder runs of clips within rounding of each other: by exact similarity, equal ones by the hash of the name."""
-    group = np.cumsum(np.concatenate([[True], rough[:-1] - rough[1:] > ROUNDING]))
+    group = np.cumsum(np.diff(rough, prepend=np.inf) < -ROUNDING)
     tied = np.flatnonzero(np.bincount(group)[group] > 1)
     exact = rough.astype(np.float64)
     hashes = np.zeros(len(near), dtype=np.uint64)
@@ -270,9 +263,11 @@ def _warnings(pools: Sequence[Pool], clips: int, config: MiningConfig) -> tuple[
             f"mining.threshold {config.threshold:g} leaves fewer than {config.min_pool} clips in classes "
             f"{', '.join(few)}: the best {len(pools[int(few[0])].indices)} are taken"
         )
+    empty = [label for label, pool in enumerate(pools) if len(pool.indices) == 0]
+    if empty:
+        best = ", ".join(f"{label} ({pools[label].best:.2f})" for label in empty)
+        warnings.append(
+            f"mining.floor {config.floor:g}: no source clip is that similar to classes {best}: they mine nothing and "
+            "get no synthetic clips"
+        )
     return tuple(warnings)
-
-
-def _in_others(result: MiningResult, label: int) -> int:
-    others = [pool.indices for other, pool in enumerate(result.pools) if other != label]
-    return int(np.isin(result.pools[label].indices, np.concatenate(others)).sum()) if others else 0

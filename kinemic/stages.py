@@ -204,7 +204,7 @@ def generator_bundle(
 def _pools_out(mined: MiningResult) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {f"indices.{c}": torch.from_numpy(pool.indices) for c, pool in enumerate(mined.pools)}
     tensors |= {f"similarities.{c}": torch.from_numpy(pool.similarities) for c, pool in enumerate(mined.pools)}
-    rest = [[float(pool.threshold), bool(pool.fallback), bool(pool.clamped)] for pool in mined.pools]
+    rest = [[float(p.threshold), bool(p.fallback), bool(p.clamped), float(p.best)] for p in mined.pools]
     return tensors, {"pools": rest, "warnings": list(mined.warnings)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from click.testing import CliRunner
 from kinemic.config import MiningConfig, TfidfConfig
 from kinemic.data.corpus import Clip, Corpus
 from kinemic.errors import DataError
-from kinemic.mining import average_clip_embeddings, best_captions, clip_table, mine, mine_corpus, pool_table
+from kinemic.mining import SourceCaptions, average_clip_embeddings, mine, mine_corpus
+from kinemic.mining_tables import best_captions, clip_table, pool_table
 from kinemic.skeleton import NUM_FEATURES
 from kinemic.text import build_encoder
 
@@ -131,6 +133,42 @@ def test_a_pool_that_the_threshold_leaves_too_small_falls_back_to_the_best():
     assert "leaves fewer than 6 clips in classes 0, 1, 2: the best 6 are taken" in result.warnings[0]
 
 
+def test_no_clip_below_the_floor_is_mined_and_a_class_may_mine_nothing():
+    best = [cosines(query).max() for query in QUERIES]
+    floor = sorted(best)[1] - 0.01
+    config = MiningConfig(top_k=50, threshold=0.99, min_pool=6, floor=floor)
+    result = mine(EMBEDDINGS, NAMES, QUERIES, config)
+    for pool, query, closest in zip(result.pools, QUERIES, best, strict=True):
+        similarity = cosines(query).max(axis=0)
+        above = np.argsort(-similarity)[: (similarity >= floor).sum()]
+        kept = max((similarity[above] >= np.quantile(similarity, 0.99)).sum(), min(6, len(above)))
+        assert pool.indices.tolist() == above[:kept].tolist()
+        assert pool.best == pytest.approx(closest, abs=1e-6)
+    assert result.empty == (int(np.argmin(best)),)
+    least = int(np.argmin(best))
+    expected = rf"floor \S+ no source clip is that similar to classes {least} \({best[least]:.2f}\): they mine nothing"
+    assert any(re.search(expected, line) for line in result.warnings)
+    assert result.overlap()[least].tolist() == [0, 0, 0]
+    assert mine(EMBEDDINGS, NAMES, QUERIES, MiningConfig(top_k=5, floor=0.999)).empty == (0, 1, 2)
+
+
+def test_the_file_order_of_clips_decides_no_sentence():
+    texts = [f"sentence {i % 12}" for i in range(CLIPS)]
+    config = MiningConfig(top_k=40, per_caption=2)
+    found = []
+    for order in (np.arange(CLIPS), RNG.permutation(CLIPS)):
+        captions = SourceCaptions.of([texts[i] for i in order], EMBEDDINGS[order], np.arange(CLIPS))
+        names = [NAMES[i] for i in order]
+        result = mine(EMBEDDINGS[order], names, QUERIES, config, captions)
+        found.append([[names[i] for i in pool.indices] for pool in result.pools])
+    assert found[0] == found[1]
+    for pool, query in zip(found[0], QUERIES, strict=True):
+        similarity = cosines(query).max(axis=0)
+        of = {k: [i for i in np.argsort(-similarity) if texts[i] == f"sentence {k}"][:2] for k in range(12)}
+        expected = sorted((i for two in of.values() for i in two), key=lambda i: -similarity[i])
+        assert pool == [NAMES[i] for i in expected]
+
+
 def test_top_k_below_min_pool_is_no_fallback():
     result = mine(EMBEDDINGS, NAMES, QUERIES, MiningConfig(top_k=2, min_pool=6))
     assert [len(p.indices) for p in result.pools] == [2, 2, 2]
@@ -210,6 +248,51 @@ def test_the_pool_table_counts_overlap_and_shared_words(source):
     json.dumps(rows)  # an artifact: plain values alone
 
 
+def test_a_pool_takes_so_many_clips_of_one_sentence(tmp_path):
+    texts = {
+        "a": ("a person walks", "zzz yyy"),
+        "b": ("A  person walks", "yyy zzz"),  # the same sentence
+        "c": ("zzz yyy", "a person walks"),
+        "d": ("a person walks away",),
+        "e": ("a person kicks", "zzz yyy"),
+    }
+    clip = np.zeros((40, NUM_FEATURES), np.float32)
+    corpus = Corpus.write(tmp_path / "s", [Clip(n, clip, c) for n, c in texts.items()], (), (), "source")
+    encoder = build_encoder(TfidfConfig(dim=16), [c for captions in texts.values() for c in captions])
+
+    def names(label: int, **settings: int) -> set[str]:
+        result = mine_corpus(corpus, (("a person walks",), ("he kicks",)), encoder, MiningConfig(**settings))
+        return {corpus.names[i] for i in result.pools[label].indices}
+
+    assert names(0, top_k=3) == {"a", "b", "c"}
+    for most in (1, 2):
+        found = names(0, top_k=2 + most, per_caption=most)
+        assert {"d", "e"} <= found
+        assert len(found & {"a", "b", "c"}) == most
+
+
+def test_a_clip_goes_by_its_caption_that_is_closest_to_the_class():
+    unit = np.array([[1, 0], [0, 1], [0, 1], [0.6, 0.8]], dtype=np.float32)
+    captions = SourceCaptions.of(["walk", "KICK ", "kick", "both"], unit, np.array([0, 0, 1, 1]))
+    walk, kick, both = captions.sentences[[0, 1, 3]]
+    assert captions.closest(unit[:1]).tolist() == [walk, both]
+    assert captions.closest(unit[1:2]).tolist() == [kick, kick]
+    assert captions.closest(unit[3:]).tolist() == [kick, both]
+    assert captions.closest(np.array([[0.5**0.5, 0.5**0.5]], np.float32))[0] == min(walk, kick)  # equally close
+
+
+def test_tables_of_a_class_that_mines_nothing(source):
+    encoder = build_encoder(TfidfConfig(dim=16), [c for captions in source.captions for c in captions])
+    result = mine_corpus(source, (*PROMPTS, ("a box",)), encoder, MiningConfig(top_k=3, floor=0.8))
+    assert result.empty == (2,)
+    row = pool_table(result, source, ("walk", "kick", "box"), (*PROMPTS, ("a box",)))[2]
+    assert row["clips"] == row["shared_words"] == row["in_other_pools"] == 0
+    assert 0 < row["similarity_best"] < 0.8
+    assert row["similarity_mean"] is row["similarity_last"] is row["most_shared_with"] is None
+    assert best_captions(result, source, 2, ("a box",), 5) == []
+    assert {row["class"] for row in clip_table(result, source, ("walk", "kick", "box"))} == {"walk", "kick"}
+
+
 def test_clips_and_captions_can_be_listed(source):
     result = mined(source, 2)
     rows = clip_table(result, source, ("walk", "kick"), first=1)
@@ -247,6 +330,10 @@ def test_the_command_prints_the_best_captions_with_their_similarity(tmp_path):
     assert result.exit_code == 0, result.output
     assert "kick" in result.output
     assert "similarity" in result.output
+    floor = ["--set", "trial.mining.floor=0.99", "--runs", str(tmp_path / "runs"), "--device", "cpu"]
+    result = CliRunner().invoke(command, [str(file), *floor])
+    assert result.exit_code == 0, result.output
+    assert "no source clip is that similar to classes 0 (0." in " ".join(result.output.split())
     result = CliRunner().invoke(
         command, [str(file), "--runs", str(tmp_path / "runs"), "--caption", "a person waves", "--device", "cpu"]
     )

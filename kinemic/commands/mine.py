@@ -21,13 +21,15 @@ def mine(
 ) -> None:
     """Print the source captions closest to each target class of FILE, with their cosine similarity.
 
-    Pools follow trial.mining: top_k clips, threshold (a quantile of the class's similarities), min_pool.
+    Pools follow trial.mining: top_k clips, threshold (a quantile of the class's similarities), min_pool, floor (a
+    similarity) and per_caption (clips of one sentence). A class that no clip comes close enough to has an empty pool.
     """
     from kinemic.data.prepare import prepare
     from kinemic.data.splits import classes_of
     from kinemic.device import resolve_device
     from kinemic.inputs import prepare_encoder
-    from kinemic.mining import best_captions, mine_corpus, pool_table
+    from kinemic.mining import mine_corpus
+    from kinemic.mining_tables import best_captions, pool_table
 
     experiment = load_experiment(file, settings)
     cache = runs / "cache"
@@ -65,11 +67,11 @@ def _pools(rows: list[dict[str, object]]) -> Table:
     }
     table = Table(*columns.values(), title="mined pools (cosine similarity)", title_justify="left")
     for row in rows:
-        values = (row[key] for key in columns)
-        table.add_row(
-            *(
-                f"{v:.3f}" if isinstance(v, float) else ("yes" if v else "") if isinstance(v, bool) else str(v)
-                for v in values
-            )
-        )
+        table.add_row(*(_shown(row[key]) for key in columns))
     return table
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
