@@ -6,23 +6,31 @@ Legend: N clips, T frames, J = 22 joints, D numbers of a clip as a classifier is
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist, pdist
 
+from kinemic.data.corpus import Corpus
+from kinemic.data.splits import TrialData
 from kinemic.judge_inputs import judge_inputs
+from kinemic.mining import MiningResult
+from kinemic.motion import features_to_joints
 from kinemic.motion_range import LIMBS, range_of_motion
 from kinemic.report import mean
 from kinemic.skeleton import NUM_JOINTS
+from kinemic.synthesis import Synthetic
 
 Floats = NDArray[np.float64]
 Joints = NDArray[np.float32]
 Rows = list[dict[str, Any]]
 
+MINED: Final = 10  # clips of a pool that are looked at
 FRAMES: Final = 48  # that clips are resampled to before they are compared
 NEAR: Final = 0.15  # of a real class's range of motion: within it, the clips of a class move as far
 
@@ -37,6 +45,36 @@ class Labelled:
     def of(self, label: int) -> list[int]:
         """Return the indices of a class's clips."""
         return [i for i, each in enumerate(self.labels) if each == label]
+
+    @cached_property
+    def inputs(self) -> Floats:
+        """The clips as a classifier is shown them."""
+        seen = judge_inputs(self.clips, FRAMES) if self.clips else np.empty((0, FRAMES, NUM_JOINTS, 3))
+        return np.asarray(seen, np.float64).reshape(len(self.clips), FRAMES * NUM_JOINTS * 3)
+
+
+def diagnose_trial(
+    data: TrialData, source: Corpus, made: Synthetic, mined: MiningResult | None
+) -> tuple[dict[str, float], Rows]:
+    """Return what ``diagnose`` finds of the clips that a model made of a trial's few shots; dev clips are the others.
+
+    Of the pools it sees the best MINED clips each. Mined clips that were taken as they are count as mined only.
+    """
+    corpus = data.corpus
+    shots, others = (_labelled(corpus, part, [int(corpus.labels[i]) for i in part]) for part in (data.train, data.dev))
+    prompts = np.full(len(made.labels), -1) if made.prompts is None else made.prompts
+    by_model = np.flatnonzero(prompts >= 0)
+    joints = [features_to_joints(made.features[i]) for i in by_model]
+    generated = Labelled(joints, made.labels[by_model].tolist())
+    if mined is None:
+        return diagnose(corpus.classes, shots, others, generated)
+    best = [(int(i), label) for label, pool in enumerate(mined.pools) for i in pool.indices[:MINED]]
+    pools = _labelled(source, [i for i, _ in best], [label for _, label in best])
+    return diagnose(corpus.classes, shots, others, generated, pools)
+
+
+def _labelled(corpus: Corpus, indices: Iterable[int], labels: list[int]) -> Labelled:
+    return Labelled([corpus.joints(int(i)) for i in indices], labels)
 
 
 def motion_table(classes: Sequence[str], kinds: Mapping[str, Labelled]) -> Rows:
@@ -75,7 +113,8 @@ def diagnose(
 ) -> tuple[dict[str, float], Rows]:
     """Return figures on generated clips, by name, and their ``motion_table``. What can't be known is left out.
 
-    ``others`` are real clips beside the few shots, ``mined`` source clips of the pools. Means are over classes:
+    ``others`` are real clips beside the few shots, ``mined`` source clips of the pools. Over classes, the
+    median of the first two and the mean of the others:
 
     - ``motion_range_generated_over_real``, ``motion_range_mined_over_real``: how far clips move, over real ones.
     - ``motion_range_classes_near_real``: share of the classes whose ratio is within NEAR of 1.
@@ -88,17 +127,16 @@ def diagnose(
     """
     real = Labelled([*shots.clips, *others.clips], [*shots.labels, *others.labels])
     table = motion_table(classes, {"real": real, "generated": generated} | ({} if mined is None else {"mined": mined}))
-    x_ND = {id(part): _inputs(part) for part in (shots, others, real, generated)}
     spreads, copies = [], []
     for label in sorted(set(generated.labels)):
-        few, rest, both, made = (x_ND[id(part)][part.of(label)] for part in (shots, others, real, generated))
+        few, rest, both, made = (part.inputs[part.of(label)] for part in (shots, others, real, generated))
         spreads.append(_over(_spread(made), _spread(both)))
         copies.append(_over(_nearest(made, few), _nearest(rest, few)))
     ratios = class_ratios(table, "generated")
-    nearest = cdist(x_ND[id(generated)], x_ND[id(real)]).argmin(axis=1)
+    nearest = cdist(generated.inputs, real.inputs).argmin(axis=1)
     known: dict[str, Sequence[float | None]] = {
-        "motion_range_generated_over_real": ratios,
-        "motion_range_mined_over_real": class_ratios(table, "mined"),
+        "motion_range_generated_over_real": _median(ratios),
+        "motion_range_mined_over_real": _median(class_ratios(table, "mined")),
         "motion_range_classes_near_real": [float(abs(ratio - 1) <= NEAR) for ratio in ratios],
         "spread_generated_over_real": spreads,
         "nearest_shot_generated_over_real": copies,
@@ -109,17 +147,16 @@ def diagnose(
     return {name: mean(found) for name, values in known.items() if (found := _known(values))}, table
 
 
-def _inputs(part: Labelled) -> Floats:
-    seen = judge_inputs(part.clips, FRAMES) if part.clips else np.empty((0, FRAMES, NUM_JOINTS, 3))
-    return np.asarray(seen, np.float64).reshape(len(part.clips), FRAMES * NUM_JOINTS * 3)
-
-
 def _spread(x_ND: Floats) -> float | None:
     return float(pdist(x_ND).mean()) if len(x_ND) > 1 else None
 
 
 def _nearest(x_ND: Floats, shots_ND: Floats) -> float | None:
     return float(np.median(cdist(x_ND, shots_ND).min(axis=1))) if len(x_ND) and len(shots_ND) else None
+
+
+def _median(values: Sequence[float]) -> list[float]:
+    return [statistics.median(values)] if values else []
 
 
 def _over(value: float | None, real: float | None) -> float | None:

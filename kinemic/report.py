@@ -33,6 +33,7 @@ class RungReport:
     A trial's first repetition is scored at every rung, each further one at the last rung alone. ``accuracies`` hold all
     that is known at the rung: repetition by repetition, one value per judge seed; ``losses`` and ``seconds`` are of
     this report's own repetition. ``reused`` holds what stages that were found ready had cost when they were made.
+    ``diagnostics`` are what ``kinemic.diagnostics`` says of the generated clips, at the first repetition's last rung.
     ``log_likelihoods`` (mean log probability of the true class, nats a clip) and ``briers`` (squared error of the
     probabilities, summed over classes, mean over clips) are of the same judges in the same order, and ``..._ensemble``
     of their averaged probabilities; reports of before these were recorded have none.
@@ -52,6 +53,7 @@ class RungReport:
     repetition: int = 0
     repetitions: int = 1
     reused: dict[str, float] = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)
     log_likelihoods: tuple[float, ...] = ()
     briers: tuple[float, ...] = ()
     log_likelihood_ensemble: float | None = None

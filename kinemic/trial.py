@@ -6,6 +6,7 @@ the other folds' shots and scored on its own, and what they say is pooled.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from kinemic.classify import Classifier, limit_generated
 from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.splits import TrialData
 from kinemic.device import peak_memory_mb, reset_peak_memory
+from kinemic.diagnostics import diagnose_trial
 from kinemic.errors import CheckpointError, ConfigError, DataError
 from kinemic.files import write_text
 from kinemic.judges import judge_file, save_judge
@@ -146,10 +148,12 @@ class _Trial:
         folder = _folder(self.workdir, repetition, steps)
         said = of_all_classifiers([*self._earlier(repetition, steps), scored.said])
         said.save(folder / _SAID)
+        diagnostics: dict[str, float] = {}
         if steps == self.config.adapt.rungs[-1]:
             write_scores(self.workdir / "artifacts", self.material.data.corpus.classes, said.confusions)
             if repetition == 0:
                 self._finish(scored, views[0], steps, clock)
+                diagnostics = self._diagnose(scored, views[0].material.data)
         report = RungReport(
             rung=self.config.scored_rungs.index(steps),
             steps=steps,
@@ -169,6 +173,7 @@ class _Trial:
             briers=said.briers,
             log_likelihood_ensemble=log_likelihood(said.ensemble, said.labels),
             brier_ensemble=brier_score(said.ensemble, said.labels),
+            diagnostics=diagnostics,
         )
         write_text(folder / "report.json", report.to_json())  # last: a rung is whole once its report is there
         self.store.damaged.clear()
@@ -182,6 +187,14 @@ class _Trial:
             return [Predictions.load(folder / _SAID)]
         except CheckpointError as error:
             raise DataError(f"{error}; or delete {folder}, and it is made again") from error
+
+    def _diagnose(self, scored: _Scored, data: TrialData) -> dict[str, float]:
+        """Return figures on the generated clips, and write how far they move by class and limb."""
+        if scored.made is None:
+            return {}
+        figures, table = diagnose_trial(data, self.material.source, scored.made, scored.mined)
+        write_text(self.workdir / "artifacts" / "motion.json", json.dumps(table, indent=1))
+        return figures
 
     def _finish(self, scored: _Scored, first: Stages, steps: int, clock: Clock) -> None:
         """Write the generator, its pictures and, where they are wanted, the judges; with k folds, of all the shots."""

@@ -18,7 +18,7 @@ from search.contenders import ContenderTable
 from search.folder import SearchFolder
 from search.status import TrialRow
 from search.trainable import read_progress
-from search.wording import accuracy, described, percent, ranked, states
+from search.wording import MOTION, accuracy, described, percent, ranked, ratio, states
 
 _SHOWN_VALUES = 4  # searched values beside each trial; `search best` shows all
 _LIVE_ROWS = 20
@@ -74,10 +74,14 @@ class LiveTable:
 
 
 def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
-    """Return the trials as a table; running ones show their stage. Warnings are counted where any trial has one."""
+    """Return the trials as a table; running ones show their stage. Warnings are counted where any trial has one.
+
+    "motion" is how many times as far as real clips the generated ones move.
+    """
     table = Table(title=None, box=None, pad_edge=False)
+    moving = ["motion"] if any(MOTION in row.diagnostics for row in rows) else []
     counted = ["warnings"] if any(row.warnings for row in rows) else []
-    for name in ("trial", "state", "steps", "dev accuracy %", "seconds", *counted, "failure"):
+    for name in ("trial", "state", "steps", "dev accuracy %", *moving, "seconds", *counted, "failure"):
         table.add_column(name, justify="left" if name in ("state", "failure") else "right", no_wrap=True)
     table.add_column("settings")
     best = ranked(rows)[:1]
@@ -88,6 +92,7 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
             _state(row, folder),
             str(row.steps),
             accuracy(row),
+            *(ratio(row, MOTION) for _ in moving),
             f"{row.seconds:.1f}",
             *(str(len(row.warnings) or "") for _ in counted),
             row.failure_kind,

@@ -26,6 +26,7 @@ def rung_metrics(report: RungReport, seconds: float) -> dict[str, float]:
     if sizes:
         metrics |= {"pool_size_min": float(min(sizes)), "pool_size_mean": sum(sizes) / len(sizes)}
         metrics |= {"pool_size_max": float(max(sizes)), "pools_empty": float(sizes.count(0))}
+    metrics |= report.diagnostics
     metrics |= {f"accuracy_seed_{i}": value for i, value in enumerate(report.accuracies)}
     metrics |= {f"loss_{key}": value for key, value in report.losses.items()}
     metrics |= {f"seconds_{key}": value for key, value in report.seconds.items()}

@@ -21,7 +21,7 @@ from search.board import importances
 from search.figures import figures, importances_note, plotly_js
 from search.folder import SearchFolder, differences
 from search.status import TrialRow, trial_rows
-from search.wording import accuracy, described, percent, ranked, span, states
+from search.wording import DIAGNOSTICS, accuracy, described, percent, ranked, ratio, span, states
 
 LEADERS = 20
 _PICTURED = 3  # trials whose clips are shown
@@ -45,7 +45,7 @@ def render(folder: SearchFolder, study: optuna.Study) -> str:
     environment = Environment(
         loader=PackageLoader("search"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "accuracy": accuracy, "shown": shown, "share": span}
+    environment.filters |= {"percent": percent, "accuracy": accuracy, "shown": shown, "share": span, "ratio": ratio}
     template = environment.get_template("report.html")
     return template.render(
         name=config.name,
@@ -53,6 +53,9 @@ def render(folder: SearchFolder, study: optuna.Study) -> str:
         best=leaders[0],
         best_settings=leaders[0].values,
         leaders=[(row, described(row, len(row.own))) for row in leaders[:LEADERS]],
+        diagnostics={
+            name: head for name, head in DIAGNOSTICS.items() if any(name in row.diagnostics for row in leaders)
+        },
         figures=[(f.title, f.note, Markup(f.html)) for f in figures(study, list(found))],
         importances_note=importances_note(len(leaders)),
         contenders=contenders.load(folder.contenders_file),

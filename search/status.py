@@ -16,6 +16,7 @@ from search.space import Scalar
 class TrialRow:
     """One trial: state in lower case, its last rung's dev accuracy and standard error (0..1), steps, warnings, seconds.
 
+    ``diagnostics`` say what its generated clips are like (``kinemic.diagnostics``), empty before its last rung.
     ``reused`` are the seconds that stages made for other trials had taken, which this one was spared.
     ``leader`` is the number of the trial that a variant takes its dear values from, and ``own`` are the values of a
     variant that it does not share with its leader; of every other trial they are all.
@@ -31,6 +32,7 @@ class TrialRow:
     failure_kind: str
     failure_message: str
     warnings: tuple[str, ...]
+    diagnostics: Mapping[str, float]
     published: bool
     leader: int | None
     values: Mapping[str, Scalar]
@@ -65,6 +67,7 @@ def _row(trial: FrozenTrial, trials: list[FrozenTrial]) -> TrialRow:
         failure_kind=failure.kind if failure else "",
         failure_message=failure.message if failure else "",
         warnings=last.warnings if last else (),
+        diagnostics={name: value for report in reports for name, value in report.diagnostics.items()},
         published=studies.is_published(trial),
         leader=leader,
         values=values,

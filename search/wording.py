@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from kinemic.report import shown
 from search.space import Scalar
 from search.status import TrialRow
+
+MOTION: Final = "motion_range_generated_over_real"
+# What generated clips are like, by the name that kinemic.diagnostics gives it, as the head of a column.
+DIAGNOSTICS: Final = {
+    MOTION: "motion",
+    "motion_range_mined_over_real": "of mined clips",
+    "spread_generated_over_real": "spread",
+    "nearest_shot_generated_over_real": "nearest shot",
+    "nearest_real_is_of_class": "recognised",
+}
 
 
 def percent(value: float | None) -> str:
@@ -22,6 +33,11 @@ def span(interval: Sequence[float] | None) -> str:
 def accuracy(row: TrialRow) -> str:
     """Return a trial's dev accuracy and standard error in percent; ``-`` before its first rung."""
     return "-" if row.accuracy is None else f"{percent(row.accuracy)} +- {percent(row.accuracy_se)}"
+
+
+def ratio(row: TrialRow, name: str) -> str:
+    """Return one of a trial's diagnostics with two digits; empty where there is none."""
+    return f"{row.diagnostics[name]:.2f}" if name in row.diagnostics else ""
 
 
 def settings(values: Mapping[str, Scalar], most: int) -> str:

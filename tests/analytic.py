@@ -79,6 +79,7 @@ def run_trial(
             peak_memory_mb=12.0,
             repetition=repetition,
             repetitions=len(seeds),
+            diagnostics={"motion_range_generated_over_real": 0.25} if steps == total and not repetition else {},
         )
         if steps == total:
             write_text(workdir / "generator.safetensors", "weights")

@@ -92,4 +92,5 @@ def test_status_has_a_column_of_kinds(tmp_path: Path) -> None:
     table = trial_table(trial_rows(bench.study), SearchFolder(tmp_path))
     cells = {str(column.header): list(column.cells) for column in table.columns}
     assert cells["failure"] == ["bug", ""]
+    assert cells["motion"] == ["", "0.25"]  # only a trial that came to its last rung was looked at
     assert cells["settings"][0] == "KeyError: 'x'"

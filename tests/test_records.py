@@ -26,6 +26,11 @@ CLAMPED = "mining.top_k 700 is above the source's 600 clips: every clip is taken
 CUT = "judge profile temporal takes 20 clips"
 
 
+def test_what_generated_clips_are_like_is_logged_by_its_name() -> None:
+    metrics = rung_metrics(replace(report(5), diagnostics={"spread_generated_over_real": 0.5}), seconds=1.0)
+    assert metrics["spread_generated_over_real"] == 0.5
+
+
 def test_a_rung_is_logged_with_what_its_probabilities_are_worth() -> None:
     scores = {"log_likelihoods": (-1.0, -2.0), "briers": (0.2, 0.6)}
     ensemble = {"log_likelihood_ensemble": -1.2, "brier_ensemble": 0.3}

@@ -129,6 +129,8 @@ def test_the_numbers_are_those_of_the_study(made: Made) -> None:
     assert f"{percent(best.accuracy)} % dev accuracy of the best trial, number {best.number}" in page.text
     assert f"15 of 14: {states.count('complete')} complete, {states.count('pruned')} pruned, 1 fail" in page.text
     assert "diverged 1" in page.text
+    assert "how many times as far as real clips they move" in page.text
+    assert "dev accuracy % steps motion seconds settings" in page.text  # no column of what no trial knows
     spent = compute_by_stage(made.bench.study)
     assert sum(spent.values()) == pytest.approx(sum(row.seconds for row in rows))
     assert [f"{stage} {seconds:.1f}" in page.text for stage, seconds in spent.items()] == [True, True]

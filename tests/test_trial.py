@@ -16,9 +16,11 @@ from kinemic.bundle import GeneratorBundle
 from kinemic.classify import JudgeReport
 from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.splits import load_trial_data, make_test_data
+from kinemic.diagnostics import class_ratios
 from kinemic.errors import CheckpointError, ConfigError, DataError, FirewallError
 from kinemic.inputs import prepare_inputs
 from kinemic.motion import Statistics
+from kinemic.motion_range import LIMBS
 from kinemic.prior import load_prior, save_prior
 from kinemic.reading import with_values
 from kinemic.report import REPORTS, RungReport, TrialInputs
@@ -84,7 +86,14 @@ def test_a_finished_trial_leaves_pictures_and_a_bundle_that_needs_nothing_else(
     workdir, reports = finished
     names = {file.name for file in (workdir / "artifacts").iterdir()}
     pictures = {"confusion.png", "clips.gif", "clips.png"}
-    assert names == {"pools.json", "mined.json", "per_class.json", "confusion.json"} | pictures
+    assert names == {"pools.json", "mined.json", "per_class.json", "confusion.json", "motion.json"} | pictures
+    motion = json.loads((workdir / "artifacts" / "motion.json").read_text())
+    assert {row["class"] for row in motion} == {"wave", "squat", "kick"}
+    assert [row["limb"] for row in motion] == 3 * [*LIMBS]
+    assert reports[0].diagnostics == {}
+    ratios = class_ratios(motion, "generated")
+    assert reports[-1].diagnostics["motion_range_generated_over_real"] == pytest.approx(np.median(ratios))
+    assert {"motion_range_mined_over_real", "spread_generated_over_real"} <= reports[-1].diagnostics.keys()
     confusion = json.loads((workdir / "artifacts" / "confusion.json").read_text())
     dev = 3 * 3  # classes, dev subjects with one clip each
     assert np.sum(confusion["rows_are_truth"]) == dev * EXPERIMENT.judge_seeds
