@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 # Those of data are had from here as all others.
 from kinemic.config_data import CorpusReader as CorpusReader
@@ -241,8 +241,11 @@ class SynthesisConfig(Frozen):
         return {source: count for source, count in counts.items() if count > 0 and source != "none"}
 
 
-JudgeProfile = Literal["published", "stgcn", "temporal", "smoke"]
 RENAMED_PROFILES = {"small": "stgcn", "demo": "stgcn"}  # likewise
+JudgeProfile = Annotated[
+    Literal["published", "stgcn", "temporal", "smoke"],
+    BeforeValidator(lambda profile: _called_now(profile, RENAMED_PROFILES, "judge.profile")),
+]
 
 
 class JudgeConfig(Frozen):
@@ -251,11 +254,6 @@ class JudgeConfig(Frozen):
     profile: JudgeProfile = "temporal"
     augment: bool = True  # classical augmentation (METHOD section 7), for every row of a table but that without any
     keep: bool = False  # keep the trained judges of the last rung, so that other clips can be scored without training
-
-    @field_validator("profile", mode="before")
-    @classmethod
-    def _as_it_is_called_now(cls, profile: Any) -> Any:
-        return _called_now(profile, RENAMED_PROFILES, "judge.profile")
 
 
 class TrialConfig(Frozen):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from kinemic.config import ExperimentConfig, Frozen, HeldOutSplit
+from kinemic.config import ExperimentConfig, Frozen, HeldOutSplit, JudgeProfile
 from kinemic.errors import ConfigError
 from kinemic.reading import load_yaml, override, parse
 from kinemic.store import DEFAULT_LIMIT_GB
@@ -124,6 +124,7 @@ class ConfirmConfig(HeldOutSplit):
     best: int = Field(default=3, ge=1)  # trials of highest dev accuracy, of which one is the winner
     seeds: int = Field(default=3, ge=2)  # repetitions of each row: adaptation and generation seeds
     judge_seeds: int = Field(default=2, ge=1)  # in each repetition
+    classifiers: tuple[JudgeProfile, ...] = ()  # that score winner and baselines beside the search's own judge
 
 
 class SearchConfig(ExperimentConfig):
@@ -172,6 +173,16 @@ class SearchConfig(ExperimentConfig):
                     f"make {rungs * seeds} pairs, whose p is at least {0.5 ** (rungs * seeds):g}, and p_threshold is "
                     f"{p:g}; give more rungs (trial.adapt.rungs), more seeds (seeds.judge) or a higher p_threshold"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _further_classifiers(self) -> SearchConfig:
+        judges = [self.trial.judge.profile, *(self.confirm.classifiers if self.confirm else ())]
+        if len(set(judges)) < len(judges):
+            raise ValueError(
+                f"confirm.classifiers: {', '.join(judges[1:])}, and the search's own judge is {judges[0]}; "
+                "name each further profile once"
+            )
         return self
 
     @property

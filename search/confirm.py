@@ -28,11 +28,23 @@ from kinemic.progress import ProgressCallback, silent
 from kinemic.reading import with_values
 from kinemic.seeding import derive_seed
 from search import study as studies
-from search.again import Run, fresh_seeds, plan, run_all
+from search.again import Result, Run, fresh_seeds, plan, run_all
 from search.baselines import Contender, baselines, candidates
 from search.board import board_of
 from search.config import ConfirmConfig, SearchConfig
-from search.confirmation import Confirmation, Correct, Look, choose_winner, dev_row, load, store, tested_row
+from search.confirmation import (
+    Confirmation,
+    ConfirmedRow,
+    Correct,
+    FurtherRows,
+    Look,
+    choose_winner,
+    dev_row,
+    load,
+    store,
+    tested_row,
+    under,
+)
 from search.folder import SearchFolder
 from search.messages import first_line
 from search.resources import connected, share
@@ -64,7 +76,24 @@ class _Plan:
     @property
     def names(self) -> dict[str, tuple[str, ...]]:
         """The folder names of every row's runs."""
-        return {key: tuple(run.workdir.name for run in runs) for key, runs in self.runs.items()}
+        return _names(self.runs)
+
+    def further_runs(self, winner: str, judge: str) -> dict[str, list[Run]]:
+        """The runs of winner and baselines under a further judge: what makes their clips is as it was."""
+        keys = dict.fromkeys((*(row.key for row in self.baselines), winner))
+        configs = {key: with_values(self.runs[key][0].config, {"judge.profile": judge}) for key in keys}
+        rows = [Contender(under(key, judge), key, config) for key, config in configs.items()]
+        seeds = [run.seeds for run in self.runs[winner]]
+        found = plan(rows, seeds, self.opened.folder.confirmation)
+        return {key: found[under(key, judge)] for key in keys}
+
+    def tested(self, fixed: Confirmation, keys: Sequence[str]) -> dict[str, list[Run]]:
+        """The runs whose judges score the test clips: of these rows, and of theirs under further judges."""
+        runs = {key: self.runs[key] for key in keys}
+        for each in fixed.further:
+            planned = self.further_runs(fixed.winner, each.judge)
+            runs |= {under(row.key, each.judge): planned[row.key] for row in each.rows if not row.failures}
+        return runs
 
 
 def confirm(
@@ -143,47 +172,77 @@ def rows_of(
 
 
 def _is_of(stored: Confirmation, planned: _Plan) -> bool:
-    """Whether a stored confirmation is finished, and of these very runs and test clips."""
-    return stored.tested and stored.runs == planned.names and stored.look_log[-1].split == planned.split
+    """Whether a stored confirmation is finished, and of these very runs, judges and test clips."""
+    same_judges = tuple(each.judge for each in stored.further) == planned.settings.classifiers
+    same_rows = stored.runs == planned.names and same_judges
+    return stored.tested and same_rows and stored.look_log[-1].split == planned.split
 
 
 def _run_on_dev(planned: _Plan, sitting: Sitting) -> Confirmation:
     config, settings = planned.opened.config, planned.settings
     part, told = share(config.resources), sitting.watch.contending
-    results = run_all(planned.runs, sitting.work, part, told, patience=config.patience)
+
+    def run(rows: Mapping[str, list[Run]]) -> dict[str, list[Result]]:
+        return run_all(rows, sitting.work, part, told, patience=config.patience)
+
+    results = run(planned.runs)
     rows = [dev_row(c, results[c.key], baseline=True) for c in planned.baselines]
     rows += [dev_row(c, results[c.key], baseline=False) for c in planned.trials]
-    log = _looks(planned.opened)
+    winner, log = choose_winner(rows), _looks(planned.opened)
+    # Only now, when what makes the clips is kept for every row.
+    further = [(judge, planned.further_runs(winner, judge)) for judge in settings.classifiers]
     return Confirmation(
         search=config.name,
         judge=config.trial.judge.profile,
         steps=config.steps,
         repetitions=settings.seeds,
         judge_seeds=settings.judge_seeds,
-        winner=choose_winner(rows),
+        winner=winner,
         runs=planned.names,
         rows=tuple(rows),
         looks=len(log),
         look_log=log,
+        further=tuple(
+            FurtherRows(judge=judge, runs=_names(runs), rows=_further_rows(rows, run(runs))) for judge, runs in further
+        ),
     )
+
+
+def _further_rows(rows: Sequence[ConfirmedRow], results: Mapping[str, list[Result]]) -> tuple[ConfirmedRow, ...]:
+    return tuple(dev_row(row, results[row.key], row.baseline) for row in rows if row.key in results)
+
+
+def _names(runs: Mapping[str, list[Run]]) -> dict[str, tuple[str, ...]]:
+    return {key: tuple(run.workdir.name for run in row) for key, row in runs.items()}
 
 
 def _test(planned: _Plan, fixed: Confirmation, again: bool, without_failed: bool) -> Confirmation:
     """Open the test split for the winner and the baselines, unless an earlier look has seen just that."""
     file = planned.opened.folder.confirmation_file
-    keys = _tested_keys(fixed, without_failed)
-    look = _look(planned, fixed, keys, again)
+    runs = planned.tested(fixed, _tested_keys(fixed, without_failed))
+    look = _look(planned, fixed, runs, again)
     saw = planned.opened.folder.confirmation / f"look-{look.number}.npz"
     if not saw.exists():
-        _check_judges(planned, keys)
+        _check_judges(planned, runs)
         store(fixed, file)
         _record(planned.opened, look)  # before anything is read: a look that is broken off was one all the same
-        _score(planned, keys, saw)
+        _score(planned, runs, saw)
     correct, seed = _read(saw), derive_seed(planned.opened.config.sampler.seed, "confirm")
     log = _looks(planned.opened)
-    own = fixed.runs[fixed.winner]
-    rows = [tested_row(row, fixed.winner, fixed.runs[row.key] == own, correct, seed) for row in fixed.rows]
-    done = {"rows": tuple(rows), "looks": len(log), "look_log": log, "test_clips": look.clips}
+
+    def tested(
+        rows: Sequence[ConfirmedRow], runs: Mapping[str, tuple[str, ...]], correct: Correct
+    ) -> tuple[ConfirmedRow, ...]:
+        own = runs[fixed.winner]
+        return tuple(tested_row(row, fixed.winner, runs[row.key] == own, correct, seed) for row in rows)
+
+    further = []
+    for each in fixed.further:
+        named = {row.key: under(row.key, each.judge) for row in each.rows}
+        seen = {key: correct[name] for key, name in named.items() if name in correct}
+        further.append(each.model_copy(update={"rows": tested(each.rows, each.runs, seen)}))
+    done = {"looks": len(log), "look_log": log, "test_clips": look.clips, "further": tuple(further)}
+    done["rows"] = tested(fixed.rows, fixed.runs, correct)
     confirmation = fixed.model_copy(update=done)
     planned.opened.study.set_user_attr(RESULT, confirmation.model_dump(mode="json"))
     store(confirmation, file)
@@ -191,24 +250,25 @@ def _test(planned: _Plan, fixed: Confirmation, again: bool, without_failed: bool
 
 
 def _tested_keys(fixed: Confirmation, without_failed: bool) -> list[str]:
-    failed = [row for row in fixed.rows if row.baseline and row.failures]
+    rows = [row for row in fixed.rows if row.baseline]
+    failed = [row for row in (*rows, *(row for each in fixed.further for row in each.rows)) if row.failures]
     if failed and not without_failed:
         raise KinemicError(
-            f"{len(failed)} baselines failed, first {failed[0].title} ({failed[0].failures[0]}), and the test split is "
+            f"{len(failed)} rows failed, first {failed[0].title} ({failed[0].failures[0]}), and the test split is "
             "opened once; confirm again when it is mended, or leave them out with --without-failed"
         )
-    whole = [row.key for row in fixed.rows if row.baseline and not row.failures]
+    whole = [row.key for row in rows if not row.failures]
     return [fixed.winner, *whole]
 
 
-def _look(planned: _Plan, fixed: Confirmation, keys: Sequence[str], again: bool) -> Look:
+def _look(planned: _Plan, fixed: Confirmation, runs: Mapping[str, list[Run]], again: bool) -> Look:
     """Return the look that saw, or was to see, these rows; a new one otherwise. Raises KinemicError for a second."""
     log = _looks(planned.opened)
     look = Look(
         number=len(log) + 1,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         winner=fixed.winner,
-        runs={key: fixed.runs[key] for key in keys},
+        runs=_names(runs),
         clips=planned.clips,
         split=planned.split,
     )
@@ -234,21 +294,19 @@ def _record(opened: Opened, look: Look) -> None:
         opened.study.set_user_attr(LOOKS, [one.model_dump(mode="json") for one in (*log, look)])
 
 
-def _check_judges(planned: _Plan, keys: Sequence[str]) -> None:
+def _check_judges(planned: _Plan, runs: Mapping[str, list[Run]]) -> None:
     """Raise KinemicError for a judge that is gone or another, before a look is spent on it."""
     from kinemic.judges import check_judge, judge_file
 
-    profile, classes = planned.opened.config.trial.judge.profile, planned.data.corpus.classes
-    for key in keys:
-        for run in planned.runs[key]:
-            for number, seed in enumerate(run.seeds.judge):
-                file = judge_file(run.workdir, number)
-                if not file.exists():
-                    raise KinemicError(f"{file}: the judge is gone; delete {run.workdir} and confirm again")
-                check_judge(file, profile, classes, seed)
+    for run in (run for row in runs.values() for run in row):
+        for number, seed in enumerate(run.seeds.judge):
+            file = judge_file(run.workdir, number)
+            if not file.exists():
+                raise KinemicError(f"{file}: the judge is gone; delete {run.workdir} and confirm again")
+            check_judge(file, run.config.judge.profile, planned.data.corpus.classes, seed)
 
 
-def _score(planned: _Plan, keys: Sequence[str], file: Path) -> None:
+def _score(planned: _Plan, runs: Mapping[str, list[Run]], file: Path) -> None:
     """Read the test clips, have every kept judge say what they are, and write whether it was right."""
     from kinemic.device import resolve_device
     from kinemic.judges import judge_file, load_judge
@@ -265,7 +323,7 @@ def _score(planned: _Plan, keys: Sequence[str], file: Path) -> None:
 
     judges = range(settings.judge_seeds)
     correct: dict[str, Any] = {
-        f"{_ROW}{key}": np.array([[right(run, j) for j in judges] for run in planned.runs[key]]) for key in keys
+        f"{_ROW}{key}": np.array([[right(run, j) for j in judges] for run in row]) for key, row in runs.items()
     }
     with replacing(file) as part:
         np.savez(part, names=names, labels=labels, **correct)

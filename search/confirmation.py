@@ -58,6 +58,17 @@ class ConfirmedRow(Frozen):
     noise: bool | None = None
 
 
+class FurtherRows(Frozen):
+    """The winner and every baseline under another profile of the judge, by which nothing was chosen.
+
+    Its rows are the clips of the rows of the same key, on which the classifier alone was trained again.
+    """
+
+    judge: str
+    runs: dict[str, tuple[str, ...]]
+    rows: tuple[ConfirmedRow, ...]
+
+
 class Confirmation(Frozen):
     """All of it; before the test split is opened, rows have their dev side alone."""
 
@@ -72,6 +83,7 @@ class Confirmation(Frozen):
     looks: int = 0  # at the test split, in all
     look_log: tuple[Look, ...] = ()
     test_clips: int | None = None  # None: not opened for these rows
+    further: tuple[FurtherRows, ...] = ()
 
     @model_validator(mode="after")
     def _has_its_winner(self) -> Confirmation:
@@ -90,18 +102,26 @@ class Confirmation(Frozen):
         return next(row for row in self.rows if row.key == self.winner)
 
     @property
-    def winner_first(self) -> list[ConfirmedRow]:
-        """The rows as they are read: the winner, the other trials, the baselines."""
-        return sorted(self.rows, key=lambda row: (row.key != self.winner, row.baseline))
+    def tables(self) -> dict[str, list[ConfirmedRow]]:
+        """The rows as they are read, by judge, the search's own first: the winner, the other trials, the baselines."""
+        rows = {self.judge: self.rows} | {each.judge: each.rows for each in self.further}
+        return {judge: sorted(r, key=lambda row: (row.key != self.winner, row.baseline)) for judge, r in rows.items()}
 
     def metrics(self) -> dict[str, float]:
         """Return the numbers as metrics of the search's own run."""
         names = ("dev_mean", "dev_se", "test_accuracy", "difference", "smallest_detectable_difference")
-        values = {f"confirm_{row.key}_{name}": getattr(row, name) for row in self.rows for name in names}
+        rows = {row.key: row for row in self.rows}
+        rows |= {under(row.key, each.judge): row for each in self.further for row in each.rows}
+        values = {f"confirm_{key}_{name}": getattr(row, name) for key, row in rows.items() for name in names}
         return {"test_looks": float(self.looks)} | {key: value for key, value in values.items() if value is not None}
 
 
-def dev_row(contender: Contender, results: Sequence[Result], baseline: bool) -> ConfirmedRow:
+def under(key: str, judge: str) -> str:
+    """Return the name of a row under a further judge."""
+    return f"{key}.{judge}"
+
+
+def dev_row(contender: Contender | ConfirmedRow, results: Sequence[Result], baseline: bool) -> ConfirmedRow:
     """Return a row with its dev side: the mean over repetitions of the mean over judge seeds."""
     accuracies = tuple(r.dev_accuracy for r in results if isinstance(r, RungReport))
     return ConfirmedRow(
@@ -136,7 +156,7 @@ def tested_row(row: ConfirmedRow, winner: str, is_winner: bool, correct: Correct
         return row
     own = estimate(correct[row.key], seed)
     found: dict[str, object] = {"test_accuracy": own.value, "test_interval": (own.low, own.high)}
-    if not is_winner:
+    if not is_winner and winner in correct:
         gap = paired_difference(correct[winner], correct[row.key], seed)
         found |= {
             "difference": gap.value,

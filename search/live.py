@@ -122,7 +122,7 @@ def confirmation_table(confirmation: Confirmation) -> RenderableType:
     """Return a confirmation as a table, in percent and percent points; brackets are 95 % intervals."""
     printed = Table(
         title=f"confirmed on {confirmation.repetitions} fresh seeds x {confirmation.judge_seeds} judge seeds, "
-        f"{confirmation.steps} steps, judge {confirmation.judge}",
+        f"{confirmation.steps} steps, chosen under judge {confirmation.judge}",
         title_justify="left",
         title_style="bold",
         box=None,
@@ -133,10 +133,13 @@ def confirmation_table(confirmation: Confirmation) -> RenderableType:
         # Where the terminal is narrow, an interval stands below its value; titles stay words.
         printed.add_column(name, justify="right", no_wrap=name in ("dev %", "detectable"))
     printed.add_column("")
-    for row in confirmation.winner_first:
-        mark = "*" if row.key == confirmation.winner else ""
-        note = shorten(row.failures[0], _FAILURE_WIDTH) if row.failures else "noise" if row.noise else ""
-        printed.add_row(row.title + mark, f"{percent(row.dev_mean)} +- {percent(row.dev_se)}", *_tested(row), note)
+    for judge, rows in confirmation.tables.items():
+        if judge != confirmation.judge:
+            printed.add_row(f"under judge {judge}", style="bold")
+        for row in rows:
+            mark = "*" if row.key == confirmation.winner else ""
+            note = shorten(row.failures[0], _FAILURE_WIDTH) if row.failures else "noise" if row.noise else ""
+            printed.add_row(row.title + mark, f"{percent(row.dev_mean)} +- {percent(row.dev_se)}", *_tested(row), note)
     return Group(printed, *_read_as(confirmation))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from kinemic.config import JudgeConfig, TrialConfig, TrialSeeds
@@ -13,6 +14,7 @@ from tests import analytic
 from tests.toy import TOY
 
 JUDGE = "judge.safetensors"
+CLASSES = TOY["data"]["split"]["classes"]
 
 
 def keeping(
@@ -31,16 +33,19 @@ def keeping(
 
 
 def keep_judge(inputs: TrialInputs, config: TrialConfig, workdir: Path, number: int, seed: int) -> None:
-    """Leave a judge of a run: the trained one with noise of the run's own."""
+    """Leave a judge of a run: the trained one, or an untrained one of another profile, with noise of the run's own."""
     import torch
 
+    from kinemic.judge_profiles import PROFILES
     from kinemic.judges import judge_file, load_judge, save_judge
 
-    judge = load_judge(inputs.cache / JUDGE)
+    judge, profile = load_judge(inputs.cache / JUDGE), config.judge.profile
+    if profile != judge.profile:
+        judge = replace(judge, model=PROFILES[profile].size.build(len(CLASSES), seed), profile=profile)
     weight = judge.model.fc_cls.weight.detach()
     rng = torch.Generator().manual_seed(derive_seed(seed, config.model_dump_json()))
     weight += weight.std() * torch.randn(weight.shape, generator=rng)
-    save_judge(judge, judge_file(workdir, number), TOY["data"]["split"]["classes"], seed)
+    save_judge(judge, judge_file(workdir, number), CLASSES, seed)
 
 
 def train_judge(inputs: TrialInputs) -> None:

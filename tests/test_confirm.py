@@ -325,7 +325,7 @@ def test_interrupted_on_dev_it_goes_on_and_nothing_is_run_twice(runs: Path) -> N
 
 def test_a_failed_baseline_is_mended_or_left_out_before_the_look_is_spent(unopened: Path) -> None:
     runs = unopened
-    with pytest.raises(KinemicError, match="1 baselines failed, first prior without fine-tuning") as caught:
+    with pytest.raises(KinemicError, match="1 rows failed, first prior without fine-tuning") as caught:
         confirm(runs, run_trial=failing_prior)
     assert "\n" not in str(caught.value)
     assert looks(runs) == []
@@ -391,6 +391,39 @@ def test_no_worker_and_no_tracked_file_gets_the_test_split(done: Done) -> None:
     seen = [np.load(file, allow_pickle=False)["names"].tolist() for file in files if file.name.startswith("look-")]
     assert [len(names) for names in seen] == [12]
     assert json.loads((folder.parent / "confirmation.json").read_text())["looks"] == 1
+
+
+def test_further_classifiers_score_winner_and_baselines_in_the_same_look(unopened: Path) -> None:
+    runs, before = unopened, computed(unopened)
+    set_confirm(runs, classifiers=["stgcn"])
+    found = confirm(runs)
+    (further,) = found.further
+    assert (further.judge, found.looks, len(looks(runs))) == ("stgcn", 1, 1)
+    wanted = {row.key for row in found.rows if row.baseline} | {found.winner}
+    assert {row.key for row in further.rows} == further.runs.keys() == wanted
+    assert before.items() < computed(runs).items()
+    assert computed(runs).keys() - before.keys() == {name for names in further.runs.values() for name in names}
+    own = {row.key: row for row in found.rows}
+    saw = np.load(runs / NAME / "confirmation" / "look-1.npz", allow_pickle=False)
+    seed = derive_seed(opened(runs).config.sampler.seed, "confirm")
+    for row in further.rows:
+        assert row.dev_mean is not None
+        assert row.dev_mean < (own[row.key].dev_mean or 0)
+        right, best = saw[f"correct.{row.key}.stgcn"], saw[f"correct.{found.winner}.stgcn"]
+        assert row.test_accuracy == estimate(right, seed).value
+        assert row.difference == (None if row.key == found.winner else paired_difference(best, right, seed).value)
+    assert [row.test_accuracy for row in further.rows] != [own[row.key].test_accuracy for row in further.rows]
+    assert {f"correct.{key}" for key in looks(runs)[0]["runs"]} == {n for n in saw.files if n.startswith("correct.")}
+    metrics = parent_run(runs).data.metrics
+    assert metrics["confirm_real.stgcn_test_accuracy"] == next(r for r in further.rows if r.key == "real").test_accuracy
+    assert confirm(runs) == found
+
+
+def test_a_further_classifier_that_comes_after_the_look_needs_another(done: Done, tmp_path: Path) -> None:
+    shutil.copytree(done.runs, tmp_path / "runs", symlinks=True)
+    set_confirm(tmp_path / "runs", classifiers=["stgcn"])
+    with pytest.raises(KinemicError, match="--again"):
+        confirm(tmp_path / "runs")
 
 
 def test_a_baseline_that_is_also_the_winner_is_run_once(runs: Path) -> None:

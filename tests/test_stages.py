@@ -83,6 +83,7 @@ def test_an_equal_trial_makes_nothing_again(inputs: TrialInputs, tmp_path: Path)
     [
         ({"synthesis__guidance": 1.5}, {"synthetic": 2, "judged": 2}),
         ({"judge__augment": False}, {"judged": 2}),
+        ({"judge__profile": "temporal"}, {"judged": 2}),
         ({"judge__keep": True}, {}),
         ({"adapt__learning_rate": 1e-3}, {"adapted": 2, "synthetic": 2, "judged": 2}),
         ({"adapt__rungs": (2, 4, 5)}, {"adapted": 1, "synthetic": 1, "judged": 1}),
