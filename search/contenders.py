@@ -56,6 +56,7 @@ class ContenderTable:
     judge_seeds: int
     steps: int
     heading: str = HEADING
+    judge: str = ""  # its profile; empty in tables of before it was kept
 
     def to_json(self) -> str:
         """Return the table as JSON; mean and standard error are written out."""
@@ -82,7 +83,9 @@ def run_contenders(
     """Run every contender on every repetition's fresh seeds; a run that fails leaves its row with fewer repetitions."""
     results = run_all(planned(found, config, folder), work, share, changed, patience=config.patience)
     rows = tuple(_row(contender, results[contender.key]) for contender in found)
-    return ContenderTable(rows, config.contenders.seeds, config.judge_seeds, config.steps)
+    return ContenderTable(
+        rows, config.contenders.seeds, config.judge_seeds, config.steps, judge=config.trial.judge.profile
+    )
 
 
 def planned(found: Sequence[Contender], config: SearchConfig, folder: Path) -> dict[str, list[Run]]:

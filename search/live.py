@@ -104,7 +104,9 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
 def contender_table(table: ContenderTable) -> Table:
     """Return the contenders' table, accuracy in percent, mean and standard error over the repetitions."""
     printed = Table(
-        title=f"{table.heading} ({table.repetitions} fresh seeds each)", title_justify="left", title_style="bold"
+        title=f"{table.heading} ({table.repetitions} fresh seeds each{table.judge and f', judge {table.judge}'})",
+        title_justify="left",
+        title_style="bold",
     )
     printed.add_column("contender")
     printed.add_column("dev accuracy %", justify="right", no_wrap=True)

@@ -393,18 +393,23 @@ def test_no_worker_and_no_tracked_file_gets_the_test_split(done: Done) -> None:
     assert json.loads((folder.parent / "confirmation.json").read_text())["looks"] == 1
 
 
-def test_further_classifiers_score_winner_and_baselines_in_the_same_look(unopened: Path) -> None:
-    runs, before = unopened, computed(unopened)
+def test_further_classifiers_score_winner_and_baselines_in_one_look(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, before = tmp_path / "runs", computed(done.runs)
+    shutil.copytree(done.runs, runs, symlinks=True)
     set_confirm(runs, classifiers=["stgcn"])
-    found = confirm(runs)
+    with pytest.raises(KinemicError, match="--again"):  # they come after the look that the own rows had
+        confirm(runs)
+    found = confirm(runs, again=True)
     (further,) = found.further
-    assert (further.judge, found.looks, len(looks(runs))) == ("stgcn", 1, 1)
+    assert (further.judge, found.looks, len(looks(runs))) == ("stgcn", 2, 2)
     wanted = {row.key for row in found.rows if row.baseline} | {found.winner}
     assert {row.key for row in further.rows} == further.runs.keys() == wanted
     assert before.items() < computed(runs).items()
     assert computed(runs).keys() - before.keys() == {name for names in further.runs.values() for name in names}
     own = {row.key: row for row in found.rows}
-    saw = np.load(runs / NAME / "confirmation" / "look-1.npz", allow_pickle=False)
+    saw = np.load(runs / NAME / "confirmation" / "look-2.npz", allow_pickle=False)
     seed = derive_seed(opened(runs).config.sampler.seed, "confirm")
     for row in further.rows:
         assert row.dev_mean is not None
@@ -413,17 +418,12 @@ def test_further_classifiers_score_winner_and_baselines_in_the_same_look(unopene
         assert row.test_accuracy == estimate(right, seed).value
         assert row.difference == (None if row.key == found.winner else paired_difference(best, right, seed).value)
     assert [row.test_accuracy for row in further.rows] != [own[row.key].test_accuracy for row in further.rows]
-    assert {f"correct.{key}" for key in looks(runs)[0]["runs"]} == {n for n in saw.files if n.startswith("correct.")}
+    assert {f"correct.{key}" for key in looks(runs)[1]["runs"]} == {n for n in saw.files if n.startswith("correct.")}
     metrics = parent_run(runs).data.metrics
     assert metrics["confirm_real.stgcn_test_accuracy"] == next(r for r in further.rows if r.key == "real").test_accuracy
     assert confirm(runs) == found
-
-
-def test_a_further_classifier_that_comes_after_the_look_needs_another(done: Done, tmp_path: Path) -> None:
-    shutil.copytree(done.runs, tmp_path / "runs", symlinks=True)
-    set_confirm(tmp_path / "runs", classifiers=["stgcn"])
-    with pytest.raises(KinemicError, match="--again"):
-        confirm(tmp_path / "runs")
+    assert command(["search", "status", NAME, "--runs", str(runs)]) == 0
+    assert "under judge stgcn" in capsys.readouterr().out
 
 
 def test_a_baseline_that_is_also_the_winner_is_run_once(runs: Path) -> None:

@@ -14,7 +14,7 @@ from kinemic.cli import run as command
 from kinemic.files import write_text
 from search import confirmation, contenders
 from search import study as studies
-from search.confirmation import Confirmation, ConfirmedRow
+from search.confirmation import Confirmation, ConfirmedRow, FurtherRows
 from search.contenders import ContenderRow, ContenderTable
 from search.failures import Failure
 from search.folder import SearchFolder, State, settings_of
@@ -46,6 +46,14 @@ CONFIRMED = Confirmation(
     ),
     looks=1,
     test_clips=40,
+    further=(
+        FurtherRows(judge="stgcn", runs={}, rows=(
+            ConfirmedRow(
+                key="trial_3", title="trial 3", baseline=False, dev_accuracies=(), dev_mean=0.333, dev_se=0.02,
+                test_accuracy=0.444, test_interval=(0.4, 0.5),
+            ),
+        )),
+    ),
 )  # fmt: skip
 HOSTILE = "<script src='http://evil.example/x.js'></script>"
 
@@ -177,6 +185,8 @@ def test_contenders_and_a_confirmation_are_shown_where_they_are(made: Made) -> N
     # The winner comes first, then other trials, which were not tested.
     assert "detectable trial 3, the winner 71.0 2.0 64.0 60.0 to 68.0 trial 5 70.0 1.0 real only 56.0 3.0 56.0" in text
     assert "56.0 50.0 to 62.0 8.0, noise -1.0 to 17.0 12.0" in text
+    assert "The winner was chosen under the judge temporal." in text
+    assert "12.0 under the judge stgcn trial 3, the winner 33.3 2.0 44.4 40.0 to 50.0" in text
 
 
 def test_a_confirmation_whose_test_split_is_closed_says_so(made: Made) -> None:
