@@ -4,7 +4,7 @@ On people: draws of the few shots x adaptation seeds x classifier seeds, every r
 test clips are not touched. On generated corpora: the demo's search, to its end. What is recorded is not run again, so a
 recording that was stopped anywhere goes on.
 
-OMP_NUM_THREADS=1 python -m benchmarks.effect --target utd10 --shots 1 --data DIR --prior FILE --search runs/utd
+OMP_NUM_THREADS=1 python -m benchmarks.effect --target utd10 --shots 1 --data DIR --prior FILE --choose
 python -m benchmarks.effect --target utd10 --shots 1,2,3,5,8 --rows none --list    # what is there, what is missing
 python -m benchmarks.effect --corpus 0..4
 python -m benchmarks.effect --docs
@@ -23,10 +23,11 @@ from benchmarks import effect_docs
 from benchmarks.effect_corpora import record_corpus
 from benchmarks.effect_records import FILE, Place, Recording
 from benchmarks.effect_runs import WINNER, ConfigOf, Plan, record, recorded, winner_of
-from benchmarks.effect_statistics import Results
+from benchmarks.effect_statistics import CHOSEN_ON, Results
 from kinemic.config import TrialConfig
 from kinemic.errors import ConfigError, DataError, KinemicError, one_line
 from kinemic.reading import load_yaml, with_values
+from search import api
 from search.config import SearchConfig, load
 from search.lock import sole
 
@@ -57,11 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _record(options: argparse.Namespace, recording: Recording) -> int:
     plan, config_of, failed = _plan(options), _config_of(options), 0
     for shots in options.shots:
+        if options.again:
+            for row in plan.rows:
+                recording.forget(Place(plan.target, shots, row))
+        if not plan.missing(shots, recording):
+            continue
         try:
             given = _given(options, config_of(shots, options.draws[0]).trial, shots, recording)
-            if options.again:
-                for row in plan.rows:
-                    recording.forget(Place(plan.target, shots, row))
             for done in record(plan, shots, config_of, given, recording, options.runs, options.workers):
                 print(f"{len(plan.missing(shots, recording))} left, {done.line}", flush=True)
                 failed += bool(done.failure)
@@ -115,7 +118,7 @@ def _config_of(options: argparse.Namespace) -> ConfigOf:
             "data.source.ids.file": str(lists),
             "data.target.path": str(folder),
             "data.split": {"classes": classes, **named, "shots": shots, "seed": draw},
-            "confirm": None,  # no run may know the test split
+            "confirm.test": {"file": str(lists), "key": f"{target}.test"},  # the search's; no recording gets it
             **({"prior": {"path": str(options.prior)}} if options.prior else {}),
         }
         settings = [f"{path}={json.dumps(value)}" for path, value in values.items()]
@@ -126,12 +129,21 @@ def _config_of(options: argparse.Namespace) -> ConfigOf:
 
 def _given(options: argparse.Namespace, trial: TrialConfig, shots: int, recording: Recording) -> dict[str, TrialConfig]:
     """Return the rows that are no baselines: of a search, of a file, or as they were recorded before."""
+    if options.choose:
+        return {WINNER: winner_of(_choose(options, shots))}
     if options.search:
         return {WINNER: winner_of(options.search)}
     if options.settings:
         rows = load_yaml(options.settings)
         return {row: with_values(trial, values, f"{options.settings}: {row}") for row, values in rows.items()}
     return recorded(recording, Place(options.target, shots, WINNER), trial)
+
+
+def _choose(options: argparse.Namespace, shots: int) -> Path:
+    """Search on the draw that settings are chosen on to the end, or go on with that; returns the search's folder."""
+    config = _config_of(options)(shots, CHOSEN_ON)
+    named = config.model_copy(update={"name": f"effect-{options.target}-{shots}"})
+    return api.run(named, options.runs, resume=True).folder
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -151,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rows", type=lambda text: tuple(text.split(",")), default=BASELINES, help=f"also {WINNER}")
     add("--adaptations", type=int, default=2, help="adaptation seeds a draw")
     add("--classifiers", type=int, default=3, help="classifier seeds an adaptation seed")
+    add("--choose", action="store_true", help=f"search on draw {CHOSEN_ON} first, to its end, for the {WINNER}")
     add("--search", type=Path, help=f"folder of a finished search, whose best trial is the {WINNER}")
     add("--settings", type=Path, help="YAML file of further rows: their settings by dotted path")
     add("--data", type=Path, default=Path(os.environ.get("KINEMIC_DATA", "../shared/data")), help="recordings")

@@ -149,7 +149,7 @@ def settings_of(trial: TrialConfig, inputs: Mapping[str, Any]) -> dict[str, Any]
     sources = set(trial.synthesis.parts)
     read = ("",) if sources - {"mined_clips"} else _JUDGE + _MINED if sources else _JUDGE
     kept = {path: value for path, value in everything.items() if path.startswith(read) and path not in _NO_NUMBERS}
-    return {"synthesis.source": trial.synthesis.source} | kept
+    return {"synthesis.source": trial.synthesis.source if sources else "none"} | kept
 
 
 _JUDGE = ("judge.",)  # which sees clips of the target, as every row does

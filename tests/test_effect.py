@@ -15,7 +15,7 @@ from benchmarks.effect_corpora import record_table
 from benchmarks.effect_records import FILE, Place, Record, Recording, Row, settings_of
 from benchmarks.effect_runs import Plan, experiment_of, prepared, record, recorded, rows_of, winner_of
 from benchmarks.effect_statistics import Results, estimate, worth
-from kinemic.config import TrialConfig
+from kinemic.config import IdList, SplitConfig, TrialConfig
 from kinemic.errors import ConfigError, DataError
 from kinemic.progress import silent
 from kinemic.reading import with_values
@@ -273,3 +273,19 @@ def test_the_command_tells_what_is_missing_and_what_a_user_can_mend(
     file.write_text("[{}]")
     assert effect.main([*words, "--list"]) == 2
     assert f"{file}: damaged" in capsys.readouterr().err
+
+
+def test_a_draw_is_a_split_of_the_example_and_only_its_search_knows_test_clips(tmp_path: Path) -> None:
+    (tmp_path / "splits.json").write_text(json.dumps({"utd27": {"classes": ["wave", "squat"]}}))
+    options = effect._parser().parse_args(
+        ["--target", "utd27", "--data", str(tmp_path), "--prior", "p", "--set", "trial.mining.top_k=7"]
+    )
+    config = effect._config_of(options)(3, 2)
+    lists = tmp_path / "splits.json"
+    train, dev = (IdList(file=lists, key=f"utd27.{key}") for key in ("train_pool", "dev"))
+    assert config.data.split == SplitConfig(classes=("wave", "squat"), shots=3, seed=2, train=train, dev=dev)
+    assert {config.data.source.path, config.data.target.path} == {tmp_path}
+    assert (config.prior.path, config.trial.mining.top_k) == (Path("p"), 7)
+    assert config.confirm
+    assert config.confirm.test == IdList(file=lists, key="utd27.test")
+    assert ".test" not in experiment_of(config).model_dump_json()
