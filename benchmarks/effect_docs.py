@@ -127,7 +127,7 @@ def told(target: str) -> str:
 
 
 def _worth(curve: Mapping[int, Estimate], accuracy: Estimate) -> str:
-    if not curve:
+    if len(curve) < 2:
         return ""
     shots, most = worth(curve, accuracy.value), max(curve)
     return f"more than {most}" if math.isinf(shots) else f"{shots:.1f}"

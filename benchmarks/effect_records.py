@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from kinemic.config import Frozen, TrialConfig
 from kinemic.errors import ConfigError, DataError, one_line
 from kinemic.files import write_text
+from kinemic.judge_profiles import PROFILES
 
 FILE = Path(__file__).parent / "effect.json"
 
@@ -145,14 +147,15 @@ def settings_of(trial: TrialConfig, inputs: Mapping[str, Any]) -> dict[str, Any]
 
     So a change of what others read leaves the records of a row valid.
     """
-    everything = dict(_flat({**trial.model_dump(mode="json"), **inputs}))
+    classifier = asdict(PROFILES[trial.judge.profile])
+    everything = dict(_flat({**trial.model_dump(mode="json"), "classifier": classifier, **inputs}))
     sources = set(trial.synthesis.parts)
     read = ("",) if sources - {"mined_clips"} else _JUDGE + _MINED if sources else _JUDGE
     kept = {path: value for path, value in everything.items() if path.startswith(read) and path not in _NO_NUMBERS}
     return {"synthesis.source": trial.synthesis.source if sources else "none"} | kept
 
 
-_JUDGE = ("judge.",)  # which sees clips of the target, as every row does
+_JUDGE = ("judge.", "classifier.")  # which sees clips of the target, as every row does
 _MINED = ("mining.", "text.", "source.", "synthesis.clips_per_class")
 _NO_NUMBERS = ("judge.keep",)
 
@@ -162,4 +165,4 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", value
+            yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value
