@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,7 +23,6 @@ import numpy as np
 import torch
 
 from kinemic.adapt import Adaptation
-from kinemic.baselines import baseline_clips
 from kinemic.classify import Classifier, train_classifier
 from kinemic.clips import ClipSet
 from kinemic.config import ExperimentConfig, ModelConfig, PriorConfig, SplitConfig, TrialConfig, TrialSeeds
@@ -38,6 +38,9 @@ from kinemic.reading import load_experiment, with_values
 from kinemic.report import mean, shown, standard_error
 from kinemic.scoring import score_on
 from kinemic.seeding import numpy_generator
+from kinemic.sources import synthetic_clips
+from kinemic.stages import Clock, Stages
+from kinemic.store import StageStore
 from kinemic.synthesis import Synthetic, synthesise
 
 EXPERIMENT = Path(__file__).parent.parent / "examples" / "demo.yaml"
@@ -149,7 +152,11 @@ def random_pools(seed: int) -> Verdict:
 def mined_windows(seed: int) -> Verdict:
     """The windows that ``adapted`` trains on, as they are, without a generator."""
     m, seeds = material(seed), TrialSeeds(adaptation=derive(seed, 0), generation=derive(seed, 0))
-    made, _ = baseline_clips(m, trial_config({"synthesis.source": "mined_windows"}), seeds)
+    with tempfile.TemporaryDirectory() as folder:
+        config = trial_config({"synthesis.source": "mined_windows"})
+        stages = Stages(m, config, seeds, StageStore(Path(folder)), "cpu", Clock())
+        stages.adapt(stages.rungs[-1])
+        made = synthetic_clips(stages)
     return verdict(m, made, seed)
 
 

@@ -226,7 +226,7 @@ class Adaptation:
             "encoder_id": self.prior.encoder_id,
             "caption_tokens": self.prior.caption_tokens,
             "prior_diffusion_steps": self.prior.diffusion_steps,
-            "prior": _fingerprint(self.prior),
+            "prior": fingerprint(self.prior),
             "classes": self.classes,
             "loss": self.loss.model_dump(mode="json"),
             "adapt": self.adapt.model_dump(mode="json", exclude={"rungs"}),
@@ -305,7 +305,7 @@ def _moments(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key: tensors[f"optimiser.{name}.{key}"] for key in keys if f"optimiser.{name}.{key}" in tensors}
 
 
-def _fingerprint(prior: Prior) -> str:
+def fingerprint(prior: Prior) -> str:
     """Hash of weights and statistics: a public prior's come from two files, and either may be the wrong one."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in prior.model.state_dict().items():

@@ -1,4 +1,4 @@
-"""What a finished trial leaves to look at: mined pools, accuracy by class, confusion, clips real / prior / adapted."""
+"""What a finished trial leaves to look at: mined pools, accuracy by class, confusion, clips beside real ones."""
 
 from __future__ import annotations
 
@@ -35,17 +35,21 @@ def write_artifacts(
     folder: Path,
     material: Material,
     mined: MiningResult | None,
-    bundle: GeneratorBundle,
-    synthetic: Synthetic,
+    synthetic: Synthetic | None,
+    bundle: GeneratorBundle | None,
 ) -> None:
-    """Write ``pools.json``, ``mined.json`` (the best clips of each pool), ``clips.gif`` and ``clips.png``."""
+    """Write what there is of ``pools.json``, ``mined.json`` (the best clips of each pool), ``clips.gif`` and ``.png``.
+
+    ``bundle`` is the adapted generator of a source that has one.
+    """
     corpus = material.data.corpus
     if mined is not None:
         rows = pool_table(mined, material.source, corpus.classes, corpus.class_captions)
         write_text(folder / "pools.json", json.dumps(rows, indent=1))
         clips = clip_table(mined, material.source, corpus.classes, SHOWN_MINED)
         write_text(folder / "mined.json", json.dumps(clips, indent=1))
-    draw_clips(folder, material, bundle, synthetic)
+    if synthetic is not None and bundle is not None:
+        draw_clips(folder, material, synthetic, bundle)
 
 
 def write_scores(folder: Path, classes: tuple[str, ...], confusions: Sequence[np.ndarray]) -> None:
@@ -82,15 +86,32 @@ def class_table(classes: tuple[str, ...], confusions: Sequence[np.ndarray]) -> l
     return rows
 
 
-def draw_clips(folder: Path, material: Material, bundle: GeneratorBundle, synthetic: Synthetic) -> None:
-    """Draw a clip a class of the few shots, of the prior without fine-tuning, and of the adapted generator.
+def draw_clips(folder: Path, material: Material, synthetic: Synthetic, bundle: GeneratorBundle) -> None:
+    """Draw a clip a class of the few shots, of the prior without fine-tuning, and of the trial's synthetic ones.
 
-    ``clips.gif`` has a row for each of these, ``clips.png`` moments of every clip, class by class.
+    ``clips.gif`` has a row for each of these, ``clips.png`` moments of every clip, class by class. A class that has no
+    synthetic clip is left out.
     """
     corpus, train = material.data.corpus, material.data.train
-    classes = list(range(min(len(corpus.classes), SHOWN_CLASSES)))
+    classes = np.unique(synthetic.labels)[:SHOWN_CLASSES].tolist()
+    first = [int(np.flatnonzero(synthetic.labels == c)[0]) for c in classes]
+    rows = {
+        "real": [corpus.joints(int(next(i for i in train if corpus.labels[i] == c))) for c in classes],
+        "prior": _of_the_prior(material, bundle, classes),
+        bundle.trial.synthesis.source: [features_to_joints(synthetic.features[i]) for i in first],
+    }
+    titles = [[f"{row}: {_fitting(corpus.classes[c])}" if row == "real" else row for c in classes] for row in rows]
+    gif(folder / "clips.gif", [[in_place(clip) for clip in row] for row in rows.values()], titles)
+    strip_png(
+        folder / "clips.png",
+        [clip for clips in zip(*rows.values(), strict=True) for clip in clips],
+        [title for column in zip(*titles, strict=True) for title in column],
+    )
+
+
+def _of_the_prior(material: Material, bundle: GeneratorBundle, classes: Sequence[int]) -> list[np.ndarray]:
     device = str(next(bundle.model.parameters()).device)
-    prior = synthesise(
+    made = synthesise(
         material.prior.model.to(device),
         material.prior.diffusion_steps,
         class_text=list(bundle.text),
@@ -101,20 +122,7 @@ def draw_clips(folder: Path, material: Material, bundle: GeneratorBundle, synthe
         device=device,
         classes=classes,
     )
-    first = [int(np.flatnonzero(synthetic.labels == c)[0]) for c in classes]
-    real = [corpus.joints(int(next(i for i in train if corpus.labels[i] == c))) for c in classes]
-    rows = {
-        "real": real,
-        "prior": [features_to_joints(f) for f in prior.features],
-        "adapted": [features_to_joints(synthetic.features[i]) for i in first],
-    }
-    titles = [[f"{row}: {_fitting(corpus.classes[c])}" if row == "real" else row for c in classes] for row in rows]
-    gif(folder / "clips.gif", [[in_place(clip) for clip in row] for row in rows.values()], titles)
-    strip_png(
-        folder / "clips.png",
-        [clip for clips in zip(*rows.values(), strict=True) for clip in clips],
-        [title for column in zip(*titles, strict=True) for title in column],
-    )
+    return [features_to_joints(features) for features in made.features]
 
 
 def confusion_figure(confusion_CC: np.ndarray, classes: tuple[str, ...]) -> Figure:

@@ -277,6 +277,13 @@ class TrialConfig(Frozen):
         return "mined_windows" in parts or ("edited" in parts and edited_from == "mined_windows")
 
     @property
+    def mines(self) -> bool:
+        """Whether pools are asked for: by the fine-tuning, for clips of them, or to know which classes have any."""
+        parts = self.synthesis.parts
+        takes = self.cuts_windows or not parts.keys().isdisjoint({"mined_clips", "edited"})
+        return takes or (self.trains and self.loss.mines) or (bool(parts) and self.mining.floor > 0)
+
+    @property
     def trains(self) -> bool:
         """Whether anything is fine-tuned: a generator, or what finds the windows to be cut."""
         return self.adapts or (self.cuts_windows and self.loss.contrastive > 0)

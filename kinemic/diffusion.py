@@ -101,6 +101,10 @@ class Schedule:
         left = self.alphas_cumprod[steps]
         return Schedule(1.0 - left / np.append(1.0, left[:-1]), self.timestep_map[steps])
 
+    def first(self, steps: int) -> Schedule:
+        """Return the process up to a number of its steps, at the same noise levels."""
+        return Schedule(self.betas[:steps], self.timestep_map[:steps])
+
 
 def cosine_schedule(steps: int) -> Schedule:
     """Return the cosine schedule: abar(t) = cos((t + 0.008) / 1.008 * pi / 2)^2, betas at most 0.999."""

@@ -74,8 +74,8 @@ class Stages:
 
     @cached_property
     def pools(self) -> MiningResult | None:
-        """The mined pools; None where no loss term looks at them."""
-        if not self.config.loss.mines:
+        """The mined pools; None where nothing asks for them."""
+        if not self.config.mines:
             return None
         material, mining = self.material, self.config.mining
         captions = material.data.corpus.class_captions
@@ -83,12 +83,33 @@ class Stages:
         back = partial(_pools_in, classes=len(captions), clips=len(material.source))
         return self._kept(POOLS, "mine", key, lambda: mine_pools(material, mining), _pools_out, back)
 
+    @property
+    def classes(self) -> list[int]:
+        """The classes that get synthetic clips: all but those whose pool is empty."""
+        every = range(len(self.material.data.corpus.classes))
+        return [c for c in every if self.pools is None or len(self.pools.pools[c].indices)]
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is fine-tuned; with all pools empty, nothing is."""
+        return self.config.trains and bool(self.classes)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether a generator is fine-tuned and scored, rung by rung; with all pools empty, none is."""
+        return self.config.adapts and bool(self.classes)
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The rungs, in steps, that are scored."""
+        return self.config.scored_rungs if self.adapts else self.config.scored_rungs[-1:]
+
     def adapt(self, steps: int) -> dict[str, float]:
         """Bring the fine-tuning to a step, from the last rung before it that is there.
 
         Returns the mean of the loss and of each term over the steps in between, whoever did them.
         """
-        adaptation = self._adaptation
+        adaptation = self.adaptation
         first, before, known = adaptation.step, adaptation.totals, adaptation.seconds
         with self.clock.time("adapt"):
             rungs = [s for s in self.config.adapt.rungs if first < s < steps]
@@ -96,24 +117,30 @@ class Stages:
             self.clock.reuse("adapt", adaptation.seconds - known)
             if adaptation.step < steps:
                 adaptation.run(steps, self.progress)
-                key = self._adapted_key(steps)
+                key = self._key_of_step(steps)
                 adaptation.save(self.store.file(ADAPTED, key), mark(ADAPTED, key))
         return {k: (total - before.get(k, 0.0)) / (steps - first) for k, total in adaptation.totals.items()}
 
     @property
     def generator(self) -> GeneratorBundle:
         """The generator as it stands, with everything that generation needs."""
-        return generator_bundle(self.material, self._adaptation, self.config, self.seeds)
+        return generator_bundle(self.material, self.adaptation, self.config, self.seeds)
 
-    def synthesise(self, bundle: GeneratorBundle) -> Synthetic:
-        """Return the clips of the generator as it stands."""
-        synthesis, seed = self.config.synthesis, self.seeds.generation
+    @property
+    def adapted_key(self) -> str:
+        """What names the fine-tuning as it stands."""
+        return self._key_of_step(self.adaptation.step)
 
-        def make() -> Synthetic:
-            return bundle.generate(None, synthesis.clips_per_class, seed, self.device, progress=self.progress)
+    @property
+    def pools_key(self) -> str:
+        """What names the mined clips: settings that give the same ones share what is made of them."""
+        assert self.pools is not None
+        return digest(self.material.source.content_hash, [pool.indices.tolist() for pool in self.pools.pools])
 
-        key = digest(self._adapted_key(self._adaptation.step), synthesis.model_dump(mode="json"), seed)
-        back = partial(_clips_in, classes=len(bundle.classes))
+    def kept_clips(self, make: Callable[[], Synthetic], *parts: Any) -> Synthetic:
+        """Return the clips that ``parts``, the classes and the generation seed name, made once for all trials."""
+        key = digest(*parts, self.classes, self.seeds.generation, self.device.partition(":")[0])
+        back = partial(_clips_in, classes=len(self.material.data.corpus.classes))
         return self._kept(SYNTHETIC, "synthesise", key, make, _clips_out, back)
 
     def judge(self, synthetic: Synthetic | None) -> list[JudgeReport]:
@@ -138,23 +165,28 @@ class Stages:
             return train_judges(data, synthetic, judge, self.seeds.judge, self.device, self.progress)
 
     @cached_property
-    def _adaptation(self) -> Adaptation:
-        pools = self.pools
+    def adaptation(self) -> Adaptation:
+        """The fine-tuning, at step 0 when it is first asked for."""
+        pools = self.pools if self._sees_pools else None
         with self.clock.time("load"):
             return start_adaptation(self.material, pools, self.config, self.seeds, self.device)
 
-    def _adapted_key(self, steps: int) -> str:
-        data, pools = self.material.data, self.pools
+    @property
+    def _sees_pools(self) -> bool:
+        """Whether the pools change the fine-tuning: by their clips, or by being empty."""
+        return self.config.loss.mines or len(self.classes) < len(self.material.data.corpus.classes)
+
+    def _key_of_step(self, steps: int) -> str:
+        data = self.material.data
         shots = [data.corpus.content_hash, data.train.tolist(), data.corpus.class_captions]
-        # By the pools themselves: settings that give the same ones share what is adapted to them.
-        mined = pools and [self.material.source.content_hash, [pool.indices.tolist() for pool in pools.pools]]
-        return digest(self._adaptation.identity, shots, mined, steps, self.device.partition(":")[0])
+        mined = self.pools_key if self._sees_pools else None
+        return digest(self.adaptation.identity, shots, mined, steps, self.device.partition(":")[0])
 
     def _restore(self, steps: int) -> bool:
-        key = self._adapted_key(steps)
+        key = self._key_of_step(steps)
 
         def restore(file: Path) -> bool:
-            self._adaptation.restore(file, mark(ADAPTED, key))
+            self.adaptation.restore(file, mark(ADAPTED, key))
             return True
 
         return self.store.use(ADAPTED, key, restore) or False

@@ -1,11 +1,12 @@
-"""Generating clips of every class from an adapted generator, or from a prior that knows text alone (METHOD section 5).
+"""Generating clips of every class, from noise or from other clips, by an adapted generator or by a prior alone.
 
+METHOD section 5; editing: SDEdit, Meng et al., arXiv 2108.01073.
 Shapes: B batch, T frames, F = 263 features, E text dim, C classes, N clips.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from kinemic.config import SynthesisConfig
 from kinemic.device import generator, to_host
-from kinemic.diffusion import Schedule, cosine_schedule, ddim_sample, ddpm_sample, guided, space_timesteps
+from kinemic.diffusion import Schedule, cosine_schedule, ddim_sample, ddpm_sample, guided, q_sample, space_timesteps
 from kinemic.errors import DataError, DivergedError
 from kinemic.models.mdm import MDM
 from kinemic.motion import Statistics
@@ -43,12 +44,16 @@ class Synthetic:
 
 @dataclass(frozen=True)
 class _Clip:
-    """One clip to be generated: everything that is drawn for it, from a seed of its own."""
+    """One clip to be generated: everything that is drawn for it, from a seed of its own.
+
+    ``start`` is the clip that is edited, normalised (frames, F); None generates from noise alone.
+    """
 
     label: int
     prompt: int
     frames: int
     seed: int
+    start: Floats | None = None
 
 
 def synthesise(
@@ -73,6 +78,48 @@ def synthesise(
     wanted = range(len(class_text)) if classes is None else classes
     clips = [c for label in wanted for c in _plan(label, class_text, lengths_per_class, config.clips_per_class, seed)]
     schedule, warnings = sampling_schedule(diffusion_steps, config.sampling_steps)
+    return _made(model, clips, class_text, schedule, config, statistics, device, progress, warnings)
+
+
+def edit(
+    model: MDM,
+    diffusion_steps: int,
+    class_text: Sequence[Tensor | Floats],
+    clips: Mapping[int, Sequence[Floats]],
+    config: SynthesisConfig,
+    statistics: Statistics,
+    seed: int,
+    device: str = "cpu",
+    progress: ProgressCallback = silent,
+) -> Synthetic:
+    """Noise clips to ``config.strength`` of the sampling steps, and denoise them from there under their class (SDEdit).
+
+    ``clips`` holds de-normalised features (T, 263) by class. Of T sampling steps, respaced as for generation,
+    round(strength * T) are taken: at 0 a clip stays what it is, at 1 little of it is left. As with generated clips,
+    neither the batch size nor the number of clips changes one. Raises DivergedError.
+    """
+    planned = []
+    for label, starts in clips.items():
+        for k, start in enumerate(starts):
+            prompt = int(numpy_generator(seed, "edit", label, k).integers(len(class_text[label])))
+            noise = derive_seed(seed, "edit noise", label, k)
+            planned.append(_Clip(label, prompt, len(start), noise, statistics.normalise(start)))
+    schedule, warnings = sampling_schedule(diffusion_steps, config.sampling_steps)
+    last = schedule.first(round(config.strength * len(schedule)))
+    return _made(model, planned, class_text, last, config, statistics, device, progress, warnings)
+
+
+def _made(
+    model: MDM,
+    clips: Sequence[_Clip],
+    class_text: Sequence[Tensor | Floats],
+    schedule: Schedule,
+    config: SynthesisConfig,
+    statistics: Statistics,
+    device: str,
+    progress: ProgressCallback,
+    warnings: tuple[str, ...],
+) -> Synthetic:
     features: dict[int, Floats] = {}
     for batch in _batches(clips, config.batch_size):
         chosen = [clips[i] for i in batch]
@@ -143,12 +190,25 @@ def _sample(
     action_B = None if model.actions is None else torch.tensor([c.label for c in clips], device=device)
     denoise = guided(model, config.guidance, text_BE.to(device), torch.tensor(frames, device=device), action_B)
     noise = _ClipNoise(clips, device)
-    start_BTF = noise(torch.empty((len(clips), max(frames), NUM_FEATURES), device=device))
+    start_BTF = _start(clips, schedule, noise, torch.empty((len(clips), max(frames), NUM_FEATURES), device=device))
     sampler = ddim_sample if config.sampler == "ddim" else ddpm_sample
     training = model.training
     model.eval()
-    x_BTF = to_host(sampler(denoise, start_BTF, schedule, noise)).numpy()
+    x_BTF = to_host(sampler(denoise, start_BTF, schedule, noise) if len(schedule) else start_BTF).numpy()
     model.train(training)
     if not all(np.isfinite(x[:n]).all() for x, n in zip(x_BTF, frames, strict=True)):
         raise DivergedError("synthesis: the generator gave NaN or infinity; lower guidance or the learning rate")
     return [x[:n] for x, n in zip(x_BTF, frames, strict=True)]
+
+
+def _start(clips: Sequence[_Clip], schedule: Schedule, noise: _ClipNoise, like_BTF: Tensor) -> Tensor:
+    """Return where sampling starts: noise, or the clips to be edited, noised to the first step of the schedule."""
+    if all(clip.start is None for clip in clips):
+        return noise(like_BTF)
+    x0_BTF = torch.zeros_like(like_BTF)
+    for row_TF, clip in zip(x0_BTF, clips, strict=True):
+        row_TF[: clip.frames] = torch.as_tensor(clip.start, device=like_BTF.device)
+    if len(schedule) == 0:
+        return x0_BTF
+    t_B = torch.full((len(clips),), len(schedule) - 1, device=like_BTF.device)
+    return q_sample(x0_BTF, t_B, noise(like_BTF), schedule)

@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from kinemic.artifacts import write_artifacts, write_scores
-from kinemic.baselines import baseline_clips
 from kinemic.bundle import FILE_NAME
 from kinemic.classify import Classifier, limit_generated
 from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.splits import TrialData
 from kinemic.device import peak_memory_mb, reset_peak_memory
 from kinemic.diagnostics import diagnose_trial
-from kinemic.errors import CheckpointError, ConfigError, DataError
+from kinemic.errors import CheckpointError, DataError
 from kinemic.files import write_text
 from kinemic.judges import judge_file, save_judge
 from kinemic.material import Material
@@ -30,6 +29,7 @@ from kinemic.mining import MiningResult
 from kinemic.predictions import Predictions, of_all_classifiers, of_all_clips
 from kinemic.progress import ProgressCallback, silent
 from kinemic.report import RungReport, TrialInputs, mean
+from kinemic.sources import synthetic_clips
 from kinemic.stages import Clock, Stages
 from kinemic.store import STAGES, StageStore
 from kinemic.synthesis import Synthetic
@@ -46,10 +46,9 @@ def run_trial(
 ) -> Iterator[RungReport]:
     """Yield a report per rung, then one per further repetition; those that ``workdir`` holds come first, as they are.
 
-    With ``synthesis.clips_per_class`` 0 the trial is the judge on real clips alone, with another ``synthesis.source``
-    on those and the clips of a baseline, each scored once a repetition. A trial that stopped anywhere continues from
-    its last whole rung with the same numbers. Raises DivergedError, DataError, CheckpointError, and ConfigError for a
-    ``workdir`` of another trial: other settings, seeds or inputs.
+    If its source adapts no generator, or no class has mined clips, a trial is scored at the last rung alone. One that
+    stopped anywhere continues from its last whole rung with the same numbers. Raises DivergedError, DataError,
+    CheckpointError, and ConfigError for a ``workdir`` of another trial: other settings, seeds or inputs.
     """
     mark = identity(inputs, config, seeds)
     check(workdir, mark)
@@ -66,13 +65,22 @@ def run_trial(
 
 def stored_reports(workdir: Path, config: TrialConfig, repetitions: int) -> list[RungReport]:
     """Return the reports that are whole on disk, in order."""
+    rungs = config.scored_rungs
+    # A trial whose pools came out empty has nothing to adapt: its first report is of the last rung.
+    return _stored(workdir, rungs, repetitions) or _stored(workdir, rungs[-1:], repetitions)
+
+
+def _stored(workdir: Path, rungs: Sequence[int], repetitions: int) -> list[RungReport]:
     reports = []
-    for repetition, steps in _schedule(config, repetitions):
+    for repetition, steps in _schedule(rungs, repetitions):
         file = _folder(workdir, repetition, steps) / "report.json"
         try:
-            reports.append(RungReport.from_json(file.read_text(encoding="utf-8")))
+            report = RungReport.from_json(file.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):  # not there, or damaged: its rung is scored again
             break
+        if report.rung != rungs.index(steps):
+            break
+        reports.append(report)
     return reports
 
 
@@ -99,21 +107,23 @@ class _Trial:
 
     def go_on(self, done: Sequence[RungReport]) -> Iterator[RungReport]:
         """Yield the reports that are missing, each when its files are written."""
-        views: list[Stages] = []
-        schedule = _schedule(self.config, len(self.seeds))
-        for place, (repetition, steps) in enumerate(schedule):
-            if place < len(done):
-                continue
-            if not views or repetition > 0:
-                views = [self._stages(data, repetition) for data in self.material.data.views]
-                if repetition == 0 and place > 0 and self.config.adapts:  # where an earlier sitting stopped
-                    for stages in views:
-                        stages.adapt(schedule[place - 1][1])
-            clock = Clock()
+        views = self._views(0)
+        clock = Clock() if done else views[0].clock  # to know the rungs, it may have mined
+        schedule = _schedule(views[0].rungs, len(self.seeds))
+        for place, (repetition, steps) in enumerate(schedule[len(done) :], len(done)):
+            if repetition > 0:
+                views = self._views(repetition)
+            elif place > 0 and place == len(done) and views[0].trains:  # where an earlier sitting stopped
+                for stages in views:
+                    stages.clock = Clock()  # its rung was reported before
+                    stages.adapt(schedule[place - 1][1])
             for stages in views:
                 stages.clock = clock
-            scored = self._score(views, steps)
-            yield self._keep(scored, views, repetition, steps, clock)
+            yield self._keep(self._score(views, steps), views, repetition, steps, clock)
+            clock = Clock()
+
+    def _views(self, repetition: int) -> list[Stages]:
+        return [self._stages(data, repetition) for data in self.material.data.views]
 
     def _stages(self, data: TrialData, repetition: int) -> Stages:
         material, seeds = replace(self.material, data=data), self.seeds[repetition]
@@ -121,28 +131,15 @@ class _Trial:
 
     def _score(self, views: Sequence[Stages], steps: int) -> _Scored:
         said, losses, clips, judges = [], [], [], list[list[Classifier]]()
-        mined = views[0].pools if self.config.adapts else None
         for stages in views:
-            losses.append(stages.adapt(steps) if self.config.adapts else {})
-            made, found = self._clips(stages)
+            losses.append(stages.adapt(steps) if stages.trains else {})
+            made = synthetic_clips(stages)
             reports = stages.judge(made)
             said.append(Predictions(np.stack([report.logits for report in reports]), reports[0].labels))
             judges.append([report.classifier for report in reports])
             clips.append(made)
-            mined = mined or found
         pooled, means = of_all_clips(said), {k: mean([each[k] for each in losses]) for k in losses[0]}
-        return _Scored(pooled, means, mined, clips[0], judges[0])
-
-    def _clips(self, stages: Stages) -> tuple[Synthetic | None, MiningResult | None]:
-        """The clips to train the judge with beside the real ones; for a baseline with the pools that they come from."""
-        if self.config.synthesis.source in ("edited", "mixed"):
-            raise ConfigError(f"synthesis.source {self.config.synthesis.source} is not there yet")
-        if self.config.adapts:
-            return stages.synthesise(stages.generator), None
-        if not self.config.synthesis.parts:
-            return None, None
-        with stages.clock.time("synthesise"):
-            return baseline_clips(stages.material, self.config, stages.seeds, self.device, self.progress)
+        return _Scored(pooled, means, views[0].pools, clips[0], judges[0])
 
     def _keep(self, scored: _Scored, views: Sequence[Stages], repetition: int, steps: int, clock: Clock) -> RungReport:
         folder = _folder(self.workdir, repetition, steps)
@@ -155,7 +152,7 @@ class _Trial:
                 self._finish(scored, views[0], steps, clock)
                 diagnostics = self._diagnose(scored, views[0].material.data)
         report = RungReport(
-            rung=self.config.scored_rungs.index(steps),
+            rung=views[0].rungs.index(steps),
             steps=steps,
             total_steps=self.config.adapt.rungs[-1],
             accuracies=said.accuracies,
@@ -197,20 +194,19 @@ class _Trial:
         return figures
 
     def _finish(self, scored: _Scored, first: Stages, steps: int, clock: Clock) -> None:
-        """Write the generator, its pictures and, where they are wanted, the judges; with k folds, of all the shots."""
+        """Write the generator, pictures of the clips and, where wanted, the judges; with k folds, of all the shots."""
         data, stages, made, judges = self.material.data, first, scored.made, scored.judges
-        if data.folds is not None and (self.config.adapts or self.config.judge.keep):
+        if data.folds is not None and (stages.adapts or self.config.judge.keep):
             stages = self._stages(data, 0)
             stages.clock = clock
-            if self.config.adapts:
+            if stages.trains:
                 stages.adapt(steps)
-            made, _ = self._clips(stages)
+            made = synthetic_clips(stages)
             judges = stages.train_judges(made) if self.config.judge.keep else []
-        if self.config.adapts:
-            assert made is not None
-            bundle = stages.generator
+        bundle = stages.generator if stages.adapts else None
+        if bundle is not None:
             bundle.save(self.workdir / FILE_NAME)
-            write_artifacts(self.workdir / "artifacts", stages.material, stages.pools, bundle, made)
+        write_artifacts(self.workdir / "artifacts", stages.material, stages.pools, made, bundle)
         if self.config.judge.keep:
             for number, (seed, judge) in enumerate(zip(stages.seeds.judge, judges, strict=True)):
                 save_judge(judge, judge_file(self.workdir, number), data.corpus.classes, seed)
@@ -219,9 +215,8 @@ class _Trial:
 _SAID = "predictions.safetensors"
 
 
-def _schedule(config: TrialConfig, repetitions: int) -> list[tuple[int, int]]:
+def _schedule(rungs: Sequence[int], repetitions: int) -> list[tuple[int, int]]:
     """Repetition and steps of each report: the first repetition at every rung, the others at the last alone."""
-    rungs = config.scored_rungs
     return [(0, steps) for steps in rungs] + [(repetition, rungs[-1]) for repetition in range(1, repetitions)]
 
 

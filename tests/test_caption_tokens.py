@@ -15,7 +15,6 @@ import torch
 import yaml
 
 from kinemic import checkpoint, cli
-from kinemic.baselines import baseline_clips
 from kinemic.bundle import GeneratorBundle
 from kinemic.clips import ClipSet
 from kinemic.config import ExperimentConfig, ModelConfig, OpenClipConfig, TrialSeeds
@@ -27,7 +26,9 @@ from kinemic.prior import Prior, load_prior, save_prior
 from kinemic.reading import parse, with_values
 from kinemic.report import TrialInputs
 from kinemic.skeleton import NUM_FEATURES
-from kinemic.stages import generator_bundle
+from kinemic.sources import synthetic_clips
+from kinemic.stages import Clock, Stages, generator_bundle
+from kinemic.store import StageStore
 from kinemic.text import CachedEncoder, build_encoder
 from tests.toy import TOY
 
@@ -110,7 +111,10 @@ def test_windows_of_mined_clips_are_found_with_cut_captions(
     usual = ClipSet.build
     monkeypatch.setattr(ClipSet, "build", build)
     changes = {"synthesis.source": "mined_windows", "synthesis.clips_per_class": 1}
-    baseline_clips(material, with_values(experiment(place).trial, changes), TrialSeeds())
+    config = with_values(experiment(place).trial, changes)
+    stages = Stages(material, config, TrialSeeds(), StageStore(place / "stages"), "cpu", Clock())
+    stages.adapt(stages.rungs[-1])
+    synthetic_clips(stages)
     assert len(seen) >= 3
     assert {encoder.id for encoder in seen} == {material.condition_encoder.id} != {material.encoder.id}
 

@@ -116,6 +116,8 @@ def test_a_whole_trial_goes_on_from_its_first_rung_and_leaves_a_generator(
         {"synthesis__source": "prior"},
         {"synthesis__source": "mined_clips"},
         {"synthesis__source": "mined_windows"},
+        {"synthesis__source": "edited", "synthesis__edited_from": "mined_windows"},
+        {"synthesis__source": "mixed", "synthesis__mixed_with": "edited", "synthesis__sampler": "ddim"},
         {"synthesis__clips_per_class": 0},
     ],
     ids=str,

@@ -8,7 +8,7 @@ from kinemic.config import ModelConfig, SynthesisConfig
 from kinemic.errors import DataError, DivergedError
 from kinemic.models.mdm import MDM
 from kinemic.motion import Statistics
-from kinemic.synthesis import sampling_schedule, synthesise
+from kinemic.synthesis import edit, sampling_schedule, synthesise
 
 MODEL = ModelConfig(width=16, layers=1, heads=2, ff=16, dropout=0.5, text_dim=6)
 STEPS = 5
@@ -168,3 +168,28 @@ def test_a_generator_that_gives_nan_is_diverged(text):
         model.output_process.poseFinal.bias[0] = float("nan")
     with pytest.raises(DivergedError, match="NaN"):
         _synthesise(model, text)
+
+
+@pytest.mark.parametrize(("strength", "sampling_steps"), [(0.4, 10), (1.0, 10), (0.3, 20), (0.3, 99)])
+def test_an_edit_starts_at_its_share_of_the_sampling_steps(text, strength, sampling_steps):
+    model, clip = MDM(MODEL, actions=3, seed=1), np.full((20, 263), 100.0, np.float32)
+    config, seen = SynthesisConfig(strength=strength, sampling_steps=sampling_steps, guidance=1.0), []
+    model.register_forward_pre_hook(lambda _, given: seen.append((given[0].clone(), int(given[1][0]))))
+    made = edit(model, 20, text, {2: [clip, clip]}, config, _statistics(), seed=0)
+    schedule, _ = sampling_schedule(20, sampling_steps)
+    taken = round(strength * len(schedule))
+    assert [t for _, t in seen] == schedule.timestep_map[:taken][::-1].tolist()
+    x_BTF = seen[0][0]
+    np.testing.assert_allclose(x_BTF.mean().item(), 100 * schedule.alphas_cumprod[taken - 1] ** 0.5, atol=0.05)
+    np.testing.assert_allclose(x_BTF.std().item(), (1 - schedule.alphas_cumprod[taken - 1]) ** 0.5, atol=0.05)
+    assert made.labels.tolist() == [2, 2]
+    assert [len(clip) for clip in made.features] == [20, 20]
+    assert not np.allclose(made.features[0], made.features[1])  # each has noise of its own
+
+
+def test_neither_batch_size_nor_other_clips_change_an_edit(model, text):
+    clips = [np.random.default_rng(n).standard_normal((n, 263), dtype=np.float32) for n in (17, 30, 22)]
+    whole = edit(model, STEPS, text, {0: clips, 2: clips}, SynthesisConfig(sampling_steps=STEPS), _statistics(1, 2), 0)
+    one = SynthesisConfig(sampling_steps=STEPS, batch_size=1)
+    alone = edit(model, STEPS, text, {2: clips[:2]}, one, _statistics(1, 2), 0)
+    _assert_same(whole.features[3:5], alone.features, rtol=1e-3, atol=1e-3)

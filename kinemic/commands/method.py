@@ -39,7 +39,7 @@ def trial(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
         reports = list(run_trial(inputs, experiment.trial, experiment.seeds, out, device, progress))
     console.print(_rung_table(reports))
     show_warnings(warning for report in reports for warning in report.warnings)
-    if experiment.trial.synthesis.clips_per_class:
+    if experiment.trial.adapts:
         console.print(f"generator and pictures: {out}")
 
 
