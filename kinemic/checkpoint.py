@@ -135,7 +135,9 @@ def _digests(tensors: Mapping[str, Tensor], document: str) -> str:
 
 
 def _digest(tensor: Tensor) -> str:
-    return digest_of(f"{tensor.dtype} {tuple(tensor.shape)}", tensor.reshape(-1).view(torch.uint8).numpy())
+    flat = tensor.reshape(-1)
+    plain = flat.view(torch.uint8) if len(flat) else torch.empty(0, dtype=torch.uint8)  # torch views no nothing
+    return digest_of(f"{tensor.dtype} {tuple(tensor.shape)}", plain.numpy())
 
 
 def _changed(path: Path, what: str) -> CheckpointError:
