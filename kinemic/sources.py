@@ -183,11 +183,12 @@ def _attended(stages: Stages, clips: Indices, wanted: Sequence[int]) -> list[tup
 
 
 def _joined(made: Sequence[Synthetic]) -> Synthetic:
-    """Return the parts of a mixture as one, class by class."""
+    """Return the parts of a mixture as one, class by class; the prompt of a mined clip is -1."""
     if len(made) == 1:
         return made[0]
     labels = np.concatenate([part.labels for part in made])
     features = [clip for part in made for clip in part.features]
     order = np.argsort(labels, kind="stable")
     warnings = dict.fromkeys(line for part in made for line in part.warnings)
-    return Synthetic([features[i] for i in order], labels[order], warnings=tuple(warnings))
+    prompts = np.concatenate([np.full(len(p.labels), -1) if p.prompts is None else p.prompts for p in made])
+    return Synthetic([features[i] for i in order], labels[order], prompts[order], tuple(warnings))
