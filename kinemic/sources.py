@@ -36,8 +36,9 @@ def synthetic_clips(stages: Stages) -> Synthetic | None:
 
     A class whose pool is empty is given none, whatever the source. Raises DataError, DivergedError.
     """
-    made = [_MAKERS[source](stages, count) for source, count in stages.config.synthesis.parts.items()]
-    return _joined(made) if made and stages.classes else None
+    parts = stages.config.synthesis.parts if stages.classes else {}
+    made = [_MAKERS[source](stages, count) for source, count in parts.items()]
+    return _joined(made) if made else None
 
 
 def _generated(stages: Stages, count: int) -> Synthetic:
