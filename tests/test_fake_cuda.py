@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kinemic import baselines, device, material
+from kinemic import device, material
 from kinemic.bundle import FILE_NAME, GeneratorBundle
 from kinemic.bundle_check import check_bundle
 from kinemic.classify import judge
@@ -52,7 +52,7 @@ UNSTEADY = {
 def _short() -> Iterator[None]:
     """Let clips be short and classifiers take one update of each batch: what is learned is not asked here."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (material, baselines):
+        for module in (material,):
             patch.setattr(module, "MAX_FRAMES", FRAMES)
         for name, profile in PROFILES.items():
             once = Updates(2) if isinstance(profile.batches, Updates) else Epochs(1, 1, 64)
