@@ -29,11 +29,21 @@ class STGCNSize:
     base_channels: int
     stages: int
     widened: tuple[int, ...]
+    by_joint: bool = False
+    dropout: float = 0.0
 
     def build(self, classes: int, seed: int) -> Network:
         """Return it untrained."""
-        widened = self.widened
-        return STGCN(self.base_channels, self.stages, classes, inflate_stages=widened, down_stages=widened, seed=seed)
+        return STGCN(
+            self.base_channels,
+            self.stages,
+            classes,
+            inflate_stages=self.widened,
+            down_stages=self.widened,
+            by_joint=self.by_joint,
+            dropout=self.dropout,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -155,7 +165,11 @@ class Profile:
 PROFILES: Final[dict[JudgeProfile, Profile]] = {
     "published": Profile(STGCNSize(64, 10, (5, 8)), 100, Epochs(20, repeat=4, batch_size=64), NesterovCosine()),
     "temporal": Profile(TemporalSize(), 48, Updates(), AdamOneCycle(), max_generated_per_class=20),
-    "stgcn": Profile(STGCNSize(16, 6, (5,)), 48, Updates(), AdamOneCycle(), max_generated_per_class=20),
+    # Joints are kept apart to the last layer. With their mean, as published, the same network stays at 0.87 to 0.89
+    # whatever its width, depth, rate or statistics (UTD-MHAD, 10 classes, 5 shots, dev), without at 0.97.
+    "stgcn": Profile(
+        STGCNSize(16, 3, (1, 2), by_joint=True, dropout=0.5), 48, Updates(), AdamOneCycle(), max_generated_per_class=20
+    ),
     # A dry run: whether every part works with these data, in a tenth of a second. Its accuracy means nothing.
     "smoke": Profile(TemporalSize((8, 8, 16)), 16, Updates(40), AdamOneCycle()),
 }

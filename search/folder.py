@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kinemic.config import RENAMED_PROFILES
 from kinemic.documents import dump_yaml, load_result
 from kinemic.errors import DataWarning, KinemicError
 from kinemic.faults import writing
@@ -152,6 +153,19 @@ class SearchFolder:
         if line := self._edited():
             raise KinemicError(
                 f"{line}; its trials could not be compared: take the change back, or start another: --set name=NEW"
+            )
+
+    def refuse_earlier_judge(self) -> None:
+        """Raise KinemicError where trials were scored by a judge that there is no more, whose name opens as another's.
+
+        Such a search can be shown, exported and confirmed; further trials could not be compared.
+        """
+        started = self.state().settings or {}
+        profile = started.get("trial", {}).get("judge", {}).get("profile")
+        if profile in RENAMED_PROFILES:
+            raise KinemicError(
+                f"{self.path}: its trials were scored by the judge {profile} of an earlier version, and "
+                f"{RENAMED_PROFILES[profile]} is another; start another search: --set name=NEW"
             )
 
     def warn_of_edits(self) -> None:

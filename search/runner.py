@@ -197,6 +197,8 @@ def go_on(
 
     Interrupted, it raises KeyboardInterrupt with a line that says how to go on; nothing that is done is lost.
     """
+    if not only_contenders:
+        opened.folder.refuse_earlier_judge()
 
     def body(sitting: Sitting) -> ContenderTable:
         board = board_of(sitting, runs)

@@ -250,7 +250,7 @@ def test_a_profile_that_takes_all_generated_clips_is_silent(profile):
 
 def test_the_published_profile_is_that_of_the_method():
     published = PROFILES["published"]
-    assert dataclasses.astuple(published.size) == (64, 10, (5, 8))
+    assert dataclasses.astuple(published.size) == (64, 10, (5, 8), False, 0.0)
     assert published.frames == 100
     assert published.batches == Epochs(20, repeat=4, batch_size=64)
     assert published.optimiser == NesterovCosine(rate=0.1, momentum=0.9, weight_decay=5e-4)

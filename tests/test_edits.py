@@ -103,6 +103,22 @@ def test_a_search_of_before_settings_were_kept_opens_with_one_line_and_keeps_the
     assert len(opened.folder.edits()) == 1
 
 
+def test_a_search_of_an_earlier_judge_is_shown_under_its_name_of_today_and_gets_no_further_trial(
+    opened: runner.Opened, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(opened.folder, lambda data: data["trial"]["judge"].update(profile="small"))
+    file = opened.folder.path / "state.json"
+    state = json.loads(file.read_text())
+    state["settings"]["trial"]["judge"]["profile"] = "small"
+    file.write_text(json.dumps(state))
+    with pytest.warns(DataWarning, match="judge.profile: small is called stgcn now") as said:
+        assert kinemic(opened.folder, "status") == 0
+    assert len({str(each.message) for each in said}) == 1
+    with pytest.warns(DataWarning, match="small is called stgcn"):
+        assert kinemic(opened.folder, "resume") == 2
+    assert "scored by the judge small of an earlier version" in capsys.readouterr().err
+
+
 def test_no_password_is_kept_twice(opened: runner.Opened) -> None:
     assert opened.folder.state().settings is not None
     assert not {"storage", "tracking"} & set(opened.folder.state().settings or ())

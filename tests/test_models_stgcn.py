@@ -101,3 +101,22 @@ def test_it_runs_in_bf16_under_autocast() -> None:
     torch.nn.functional.cross_entropy(logits.float(), torch.tensor([0, 1, 0])).backward()
     torch.testing.assert_close(logits.float(), reference, atol=0.05, rtol=0.1)
     assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_joints_kept_apart_have_the_mean_that_is_seen_otherwise() -> None:
+    x = torch.randn(2, 12, 22, 3, generator=torch.Generator().manual_seed(0))
+    pooled, apart = (STGCN(4, 3, 2, by_joint=by_joint, seed=1).eval() for by_joint in (False, True))
+    features_NVC = apart.features(x).view(2, 22, pooled.feature_width)
+    torch.testing.assert_close(features_NVC.mean(1), pooled.features(x))
+    assert apart(x).shape == (2, 2)
+
+
+def test_dropout_is_of_training_alone_and_comes_from_the_seed() -> None:
+    x = torch.randn(2, 12, 22, 3, generator=torch.Generator().manual_seed(0))
+    first, same, other = (STGCN(4, 3, 2, dropout=0.5, seed=seed) for seed in (1, 1, 2))
+    other.load_state_dict(first.state_dict())
+    trained = [model(x) for model in (first, same, other)]
+    assert torch.equal(trained[0], trained[1])
+    assert not torch.equal(trained[0], trained[2])
+    other.load_state_dict(first.state_dict())
+    assert torch.equal(first.eval()(x), other.eval()(x))

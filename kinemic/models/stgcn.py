@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
+from kinemic.models.dropout import Dropout, DropoutSource
 from kinemic.models.initial import seeded
 from kinemic.skeleton import BONES, NUM_JOINTS
 
@@ -202,8 +203,9 @@ class Block(nn.Module):
 class STGCN(nn.Module):
     """Spatial-temporal graph convolutional classifier of 22-joint clips.
 
-    ``inflate_stages`` double the channels, ``down_stages`` halve the frames (stages count from 1). Initial
-    weights come from ``seed``.
+    ``inflate_stages`` double the channels, ``down_stages`` halve the frames (stages count from 1). With ``by_joint``
+    the classifying layer sees every joint's features instead of their mean over joints, which does not tell one hand
+    from the other. Initial weights and dropout before that layer come from ``seed``.
     """
 
     def __init__(
@@ -216,9 +218,13 @@ class STGCN(nn.Module):
         down_stages: Sequence[int] = (5, 8),
         kernel: int = 9,
         in_channels: int = 3,
+        by_joint: bool = False,
+        dropout: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.by_joint = by_joint
+        self.dropout = Dropout(dropout, DropoutSource(seed))
         adjacency = spatial_graph(BONES, NUM_JOINTS)
         with seeded(seed):
             self.data_bn = nn.BatchNorm1d(NUM_JOINTS * in_channels)
@@ -229,6 +235,7 @@ class STGCN(nn.Module):
                 stride = 2 if stage in down_stages else 1
                 self.gcn.append(Block(adjacency, width, wider, kernel, stride, residual=stage > 1))
                 width = wider
+            width *= NUM_JOINTS if by_joint else 1
             self.fc_cls = nn.Linear(width, num_classes)
             nn.init.normal_(self.fc_cls.weight, std=0.01)
             nn.init.zeros_(self.fc_cls.bias)
@@ -236,12 +243,13 @@ class STGCN(nn.Module):
 
     def forward(self, x_NTVC: Tensor) -> Tensor:
         """Return logits (N, classes) of clips of joint positions (N, T, V, 3)."""
-        logits: Tensor = self.fc_cls(self.features(x_NTVC))
+        logits: Tensor = self.fc_cls(self.dropout(self.features(x_NTVC)))
         return logits
 
     def features(self, x_NTVC: Tensor) -> Tensor:
-        """Return what the classifying layer sees, (N, feature_width): the mean over frames and joints."""
-        pooled: Tensor = self.feature_map(x_NTVC).mean((0, 2))
+        """Return what the classifying layer sees, (N, feature_width): the mean over frames, and joints if not each."""
+        x_VNTC = self.feature_map(x_NTVC)
+        pooled: Tensor = x_VNTC.mean(2).transpose(0, 1).flatten(1) if self.by_joint else x_VNTC.mean((0, 2))
         return pooled
 
     def feature_map(self, x_NTVC: Tensor) -> Tensor:
