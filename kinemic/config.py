@@ -104,6 +104,7 @@ class PretrainConfig(Frozen):
     steps: int = Field(10_000, ge=1)
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
+    optimiser: Literal["adamw", "muon"] = "adamw"
     schedule: Literal["trapezoid", "cosine"] = "trapezoid"  # of the rate, after a warm-up: level then down, half cosine
     average: float = Field(0.0, ge=0, lt=1)  # decay of the running mean of weights that is the prior; 0: the last ones
     condition_dropout: float = Field(0.1, ge=0, le=1)

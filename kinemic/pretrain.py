@@ -24,6 +24,7 @@ from kinemic.errors import ConfigError, DivergedError
 from kinemic.loading import Metadata, check_tensors, read_metadata
 from kinemic.losses import length_mask, masked_mse
 from kinemic.models.mdm import MDM
+from kinemic.optimiser import Optimiser
 from kinemic.prior import Prior, load_prior, save_prior
 from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.seeding import derive_seed
@@ -32,7 +33,7 @@ KIND = "pretraining"
 BUCKET = 8  # batches that are sorted by length together, so that little of a batch is padding
 GRAD_CLIP = 1.0
 CURVE = 100  # steps to a point of the loss curve
-_ADDED = ("schedule", "average")  # settings that came later: a recipe that leaves them out is what it was
+_ADDED = ("optimiser", "schedule", "average")  # settings that came later: a recipe that leaves them out is what it was
 
 
 def pretrain(
@@ -45,7 +46,7 @@ def pretrain(
 ) -> Prior:
     """Train a prior on ``clips`` and write it to ``path``; return it, on the CPU.
 
-    AdamW at the rate of ``learning_rate``; with ``average`` the prior has the running mean of the weights. Every
+    Steps are of the rate of ``learning_rate``; with ``average`` the prior has the running mean of the weights. Every
     ``checkpoint_every`` steps the state goes to a ``.partial.safetensors`` beside ``path``, from which a run that was
     killed continues with the same numbers. ``progress`` gets the loss of every step, and the prior's metadata the
     curve: its mean over each CURVE steps.
@@ -115,7 +116,7 @@ class _Run:
     def __init__(self, clips: ClipSet, config: PretrainConfig, device: str) -> None:
         self.clips, self.config, self.device, self.step = clips, config, device, 0
         self.model = MDM(config.model, seed=derive_seed(config.seed, "model")).to(device).train()
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate, fused=True)
+        self.optimiser = Optimiser(self.model, config.optimiser)
         self.average = {n: p.detach().clone() for n, p in self.model.named_parameters()} if config.average else {}
         self.schedule = cosine_schedule(config.diffusion_steps)
         self.draws, self.noise = torch.Generator(), generator(device)
@@ -158,12 +159,10 @@ class _Run:
             torch._foreach_lerp_(list(self.average.values()), list(self.model.parameters()), 1 - decay)
 
     def _update(self, loss: Tensor) -> None:
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.config, self.step)
-        self.optimiser.zero_grad()
+        self.model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), GRAD_CLIP, foreach=True)
-        self.optimiser.step()
+        self.optimiser.step(learning_rate(self.config, self.step))
         self.step += 1
         self._update_average()
 
@@ -175,8 +174,7 @@ class _Run:
     def save(self, path: Path, identity: dict[str, Any]) -> None:
         """Write everything that the rest of the run depends on."""
         tensors = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
-        for name, p in self.model.named_parameters():
-            tensors |= {f"optimiser.{name}.{key}": value for key, value in self.optimiser.state[p].items()}
+        tensors |= {f"optimiser.{name}": value for name, value in self.optimiser.state().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.items()}
         done = {"step": self.step, "losses": self.losses}
         checkpoint.save(path, tensors, {**identity, **done, "version": __version__})
@@ -186,20 +184,16 @@ class _Run:
         tensors, meta = checkpoint.load(path)
         checkpoint.require(meta, identity, path)
         done = read_metadata(meta, _PartialMetadata, path, KIND)
-        expected: dict[str, Tensor] = {}
-        for name, p in self.model.named_parameters():
-            expected |= {f"model.{name}": p, f"optimiser.{name}.step": torch.empty((), device="meta")}
-            expected |= {f"optimiser.{name}.{key}": p for key in ("exp_avg", "exp_avg_sq")}
+        expected: dict[str, Tensor] = {f"model.{name}": p for name, p in self.model.named_parameters()}
+        expected |= {f"optimiser.{name}": value for name, value in self.optimiser.expected().items()}
         expected |= {f"average.{name}": p for name, p in self.average.items()}
         check_tensors(tensors, expected, path)
-        state = self.optimiser.state_dict()
         with torch.no_grad():
-            for i, (name, p) in enumerate(self.model.named_parameters()):
+            for name, p in self.model.named_parameters():
                 p.copy_(tensors[f"model.{name}"])
-                state["state"][i] = {k: tensors[f"optimiser.{name}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
             for name, value in self.average.items():
                 value.copy_(tensors[f"average.{name}"])
-        self.optimiser.load_state_dict(state)
+        self.optimiser.load({name.removeprefix("optimiser."): value for name, value in tensors.items()})
         self.step, self.losses = done.step, list(done.losses)
 
 

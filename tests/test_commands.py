@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from kinemic import checkpoint, cli
 from kinemic.bundle import GeneratorBundle
@@ -232,8 +233,12 @@ def test_a_prior_is_pretrained_described_and_imported(
 ) -> None:
     file = tmp_path / "prior.safetensors"
     assert experiment("pretrain", place, "--out", file) == 0
-    assert run("prior", "show", file) == 0
-    assert '"kind": "prior"' in capsys.readouterr().out
+    assert run("prior", "show", file, "--plot", tmp_path / "loss.png") == 0
+    shown = capsys.readouterr().out
+    assert '"kind": "prior"' in shown
+    assert f"loss: {load_prior(file).meta['losses'][0]:.4f} over the first 100 steps" in shown
+    with Image.open(tmp_path / "loss.png") as picture:
+        assert picture.size == (700, 400)
     prior = load_prior(file)
     torch.save(prior.model.state_dict(), tmp_path / "model.pt")
     np.save(tmp_path / "Mean.npy", prior.statistics.mean_F)
@@ -242,6 +247,8 @@ def test_a_prior_is_pretrained_described_and_imported(
     imported = tmp_path / "imported.safetensors"
     options = ("--statistics", tmp_path, "--encoder", prior.encoder_id, "--out", imported)
     assert run("prior", "import", tmp_path / "model.pt", *options) == 0
+    assert run("prior", "show", imported, "--plot", tmp_path / "none.png") == 2
+    assert "keeps no loss curve" in error(capsys)
     there, again = checkpoint.load(file)[0], checkpoint.load(imported)[0]
     assert there.keys() == again.keys()
     assert all(torch.equal(there[name], again[name]) for name in there)

@@ -177,7 +177,8 @@ def test_pretraining_goes_on_from_its_checkpoint(
 ) -> None:
     recipe = EXPERIMENT.prior.pretrain
     assert recipe is not None
-    recipe = recipe.model_copy(update={"steps": 3, "checkpoint_every": 1, "precision": precision, "average": 0.9})
+    changes = {"steps": 3, "checkpoint_every": 1, "precision": precision, "average": 0.9, "optimiser": "muon"}
+    recipe = recipe.model_copy(update=changes)
     clips = toy_clips(12, (20, 40), text_dim=recipe.model.text_dim)
 
     def killed(progress: Progress) -> None:

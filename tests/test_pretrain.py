@@ -62,9 +62,12 @@ def test_the_file_is_a_prior_and_no_partial_one_is_left(clips: ClipSet, tmp_path
     assert torch.equal(torch.as_tensor(loaded.statistics.mean_F), clips.mean_F)
 
 
-def test_a_killed_run_continues_bit_for_bit(clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_killed_run_continues_bit_for_bit(
+    clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser: str
+) -> None:
     monkeypatch.setattr("kinemic.pretrain.CURVE", 3)
-    config = CONFIG.model_copy(update={"average": 0.9, "schedule": "cosine"})
+    config = CONFIG.model_copy(update={"average": 0.9, "schedule": "cosine", "optimiser": optimiser})
     reports: list[Progress] = []
     whole = pretrain(clips, config, tmp_path / "whole.safetensors", "toy", progress=reports.append)
 
@@ -141,6 +144,21 @@ def test_a_cosine_rate_warms_up_and_falls_from_there() -> None:
     assert 0 < rates[-1] < 1e-3 * config.learning_rate
 
 
+def test_muon_moves_the_matrices_of_layers_and_adamw_the_rest(clips: ClipSet) -> None:
+    run = _Run(clips, CONFIG.model_copy(update={"optimiser": "muon"}), "cpu")
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.train_step()
+    moved = {name: value - before[name] for name, value in run.model.state_dict().items()}
+    size = 0.2 * (3 * 32) ** 0.5 * learning_rate(CONFIG, 0)  # of each singular value, within Muon's approximation
+    singular = torch.linalg.svdvals(moved["seqTransEncoder.layers.0.self_attn.in_proj_weight"]) / size
+    assert singular.min() > 0.3
+    assert singular.max() < 1.4
+    assert moved["output_process.poseFinal.weight"].abs().max() == pytest.approx(learning_rate(CONFIG, 0), rel=0.02)
+    assert {name.rpartition(".")[2] for name in run.optimiser.state()} == {
+        *("momentum_buffer", "step", "exp_avg", "exp_avg_sq")
+    }
+
+
 def test_the_prior_has_the_running_mean_of_the_weights(clips: ClipSet, tmp_path: Path) -> None:
     run = _Run(clips, CONFIG.model_copy(update={"average": 0.6}), "cpu")
     name = "output_process.poseFinal.bias"
@@ -153,7 +171,7 @@ def test_the_prior_has_the_running_mean_of_the_weights(clips: ClipSet, tmp_path:
 
 
 def test_a_recipe_from_before_a_setting_was_there_is_the_same() -> None:
-    assert not {"average", "schedule", "checkpoint_every"} & recipe(CONFIG).keys()
+    assert not {"optimiser", "average", "schedule", "checkpoint_every"} & recipe(CONFIG).keys()
     assert recipe(CONFIG.model_copy(update={"average": 0.9}))["average"] == 0.9
 
 

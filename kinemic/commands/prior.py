@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -109,10 +110,35 @@ def _encoder_of(file: Path) -> tuple[str, int]:
 
 @prior.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def show(file: Path) -> None:
-    """Describe a checkpoint FILE: sizes, steps, text encoder, seed, version."""
+@click.option("--plot", type=click.Path(path_type=Path), help="Picture of the loss curve to write (.png).")
+def show(file: Path, plot: Path | None) -> None:
+    """Describe a checkpoint FILE: sizes, steps, text encoder, seed, version, loss.
+
+    FILE may be the .partial.safetensors of a pretraining that is under way.
+    """
     from kinemic import checkpoint
+    from kinemic.pretrain import CURVE
 
     tensors, meta = checkpoint.load(file)
+    losses = meta.pop("losses", [])
     console.print_json(data=meta)
     console.print(f"{len(tensors)} tensors, {sum(t.numel() for t in tensors.values()):,} numbers")
+    if losses:
+        console.print(f"loss: {losses[0]:.4f} over the first {CURVE} steps, {losses[-1]:.4f} over the last")
+    if plot is not None:
+        if not losses:
+            raise ConfigError(f"{file}: keeps no loss curve; only a prior that kinemic pretrain made has one")
+        _draw_curve(losses, CURVE, plot)
+        console.print(f"wrote {plot}")
+
+
+def _draw_curve(losses: Sequence[float], every: int, path: Path) -> None:
+    """Write a picture of the loss, a point for the mean of ``every`` steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel=f"loss, mean of {every} steps", yscale="log")
+    axes.plot([every * (i + 1) for i in range(len(losses))], losses, marker="." if len(losses) < 2 else "")
+    axes.grid(which="both", alpha=0.3)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
