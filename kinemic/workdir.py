@@ -30,7 +30,7 @@ def identity(inputs: TrialInputs, config: TrialConfig, seeds: Sequence[TrialSeed
     if inputs.prior.is_file():
         tensors, meta = checkpoint.load(inputs.prior, only=("statistics.mean", "statistics.std"))
         statistics = b"".join(tensor.numpy().tobytes() for tensor in tensors.values())
-        made = {key: value for key, value in meta.items() if key != "version"}
+        made = {key: value for key, value in meta.items() if key not in ("version", "losses")}
         found["prior"] = made | {"statistics": hashlib.blake2b(statistics, digest_size=8).hexdigest()}
     named = {str(repetition): each.model_dump(mode="json") for repetition, each in enumerate(seeds)}
     return {"trial": config.model_dump(mode="json"), "seeds": named, "inputs": found}
