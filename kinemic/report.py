@@ -69,11 +69,10 @@ class RungReport:
         """Whether the trial is over with this report."""
         return self.steps == self.total_steps and self.repetition == self.repetitions - 1
 
-    @property
-    def by_repetition(self) -> tuple[tuple[float, ...], ...]:
-        """The accuracies of each repetition so far."""
-        judges = len(self.accuracies) // (self.repetition + 1)
-        return tuple(self.accuracies[k * judges : (k + 1) * judges] for k in range(self.repetition + 1))
+    def by_repetition(self, values: Sequence[float]) -> tuple[tuple[float, ...], ...]:
+        """Return values that are one a judge seed, such as ``accuracies``, for each repetition so far."""
+        judges = len(values) // (self.repetition + 1)
+        return tuple(tuple(values[k * judges : (k + 1) * judges]) for k in range(self.repetition + 1))
 
     @property
     def dev_accuracy(self) -> float:
@@ -86,7 +85,7 @@ class RungReport:
 
         Judge seeds of one repetition share their generator, so they are no repetitions of their own.
         """
-        repetitions = self.by_repetition
+        repetitions = self.by_repetition(self.accuracies)
         return standard_error(repetitions[0] if len(repetitions) == 1 else [mean(each) for each in repetitions])
 
     def to_json(self) -> str:

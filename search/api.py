@@ -29,9 +29,9 @@ class SearchResult:
     """What a search found.
 
     ``trials`` has a row a trial: number, state, published, variant_of (its leader's number), dev_accuracy and
-    dev_accuracy_se (0..1), steps, seconds, failure, and a column for each searched setting. ``table`` has a row a
-    contender, each run again on fresh seeds: dev_accuracy (its mean) and dev_accuracy_se over the repetitions; empty
-    where contenders were not run yet.
+    dev_accuracy_se (0..1), goal (what ``objective`` maximises), steps, seconds, failure, and a column for each searched
+    setting. ``table`` has a row a contender, each run again on fresh seeds: dev_accuracy (its mean) and dev_accuracy_se
+    over the repetitions; empty where contenders were not run yet.
     """
 
     folder: Path
@@ -93,6 +93,7 @@ def _trials(rows: Sequence[TrialRow]) -> pd.DataFrame:
             "variant_of": row.leader,
             "dev_accuracy": row.accuracy,
             "dev_accuracy_se": row.accuracy_se,
+            "goal": row.goal,
             "steps": row.steps,
             "seconds": row.seconds,
             "seconds_reused": row.reused,

@@ -8,18 +8,30 @@ from datetime import datetime
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search import confirmation
+from search import study as studies
 from search.baselines import REAL
 from search.confirmation import Confirmation
+from search.goal import TITLES, Objective, goal
 from search.sitting import Sitting, search_command
 from search.status import TrialRow
 from search.tracking import Tracker
-from search.wording import accuracy, described, percent, ranked, span, states
+from search.wording import (
+    accuracy,
+    by_objective,
+    described,
+    objective_cell,
+    objective_column,
+    percent,
+    ranked,
+    span,
+    states,
+)
 
 NOTE_TAG = "mlflow.note.content"  # the description on a run's page, Markdown
-GOAL = "best_dev_accuracy"
+CURVE = "best_dev_"  # what the curves' names begin with: the accuracy of the best trial, and its goal if another
 LEADERS = 10
 # Fewer finished trials than this say nothing about a dozen settings.
 LEAST_FOR_IMPORTANCES = 10
@@ -48,9 +60,10 @@ class Board:
         """Take the trials as they are now; ``last`` writes the description whenever the one before was written."""
         ended = sum(row.state != "running" for row in rows)
         if ended != self._ended:
-            curve = goal_curve(self._study)
-            self._tracker.log_curve(GOAL, curve[self._points :])
-            self._points = len(curve)
+            leaders = leaders_so_far(self._study)
+            for name, points in goal_curves(leaders[self._points :], studies.objective(self._study)).items():
+                self._tracker.log_curve(name, points)
+            self._points = len(leaders)
         if last or (ended != self._ended and time.monotonic() - self._written > _EVERY):
             found = importances(self._study)
             file, link = self._confirmation_file, self._tracker.trials_link
@@ -70,20 +83,35 @@ def board_of(sitting: Sitting, runs: Path) -> Board:
     return Board(sitting.tracker, opened.study, name, trials, runs, opened.folder.confirmation_file)
 
 
-def goal_curve(study: optuna.Study) -> list[tuple[int, float, datetime]]:
-    """Return (trials ended, best dev accuracy so far, when), for every trial that ended."""
+def leaders_so_far(study: optuna.Study) -> list[tuple[int, FrozenTrial, datetime]]:
+    """Return (trials ended, the best of them, when), for every trial that ended."""
     ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and t.datetime_complete]
-    points, best = [], None
+    found, best = [], None
     for count, trial in enumerate(sorted(ended, key=lambda t: (t.datetime_complete, t.number)), 1):
-        if trial.state == TrialState.COMPLETE and trial.value is not None:
-            best = trial.value if best is None else max(best, trial.value)
+        if trial.state == TrialState.COMPLETE and (best is None or trial.values > best.values):
+            best = trial
         if best is not None and trial.datetime_complete is not None:
-            points.append((count, best, trial.datetime_complete))
-    return points
+            found.append((count, best, trial.datetime_complete))
+    return found
+
+
+def goal_curves(
+    leaders: Sequence[tuple[int, FrozenTrial, datetime]], objective: Objective
+) -> dict[str, list[tuple[int, float, datetime]]]:
+    """Return, by metric, the dev accuracy of the best trial so far and, where it is another, what it is the best by."""
+    reports = [studies.reports(best)[-1] for _, best, _ in leaders]
+    found = {"accuracy": [report.dev_accuracy for report in reports]}
+    if objective != "accuracy":
+        sign = -1.0 if objective == "brier" else 1.0
+        found[objective] = [sign * goal(report, objective) for report in reports]
+    return {
+        f"{CURVE}{name}": [(count, value, when) for (count, _, when), value in zip(leaders, values, strict=True)]
+        for name, values in found.items()
+    }
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Return each setting's share of what accuracy depends on, the largest first (Optuna's default evaluator).
+    """Return each setting's share of what the goal depends on, the largest first (Optuna's default evaluator).
 
     Empty with too few finished trials to say anything, or where all of them are equally good.
     """
@@ -110,19 +138,20 @@ def description(
         best = leaders[0]
         parts[0] += (
             f" Best: trial {best.number}, dev accuracy {accuracy(best)} % "
-            "(standard error over its seeds; chosen on these clips)."
+            f"(standard error over its seeds; chosen on these clips{by_objective(best.objective)})."
         )
     if confirmed:
         parts[0] += f" **Confirmed: {confirmed.winning_row.title}**, {_sure(confirmed)}."
     if trials_link:
         parts[0] += f" [All trials, the best first]({trials_link})"
     if leaders:
-        table = ["| trial | dev % | steps | seconds | settings |", "|---:|---:|---:|---:|:---|"]
+        titles = ("trial", "dev %", *objective_column(leaders), "steps", "seconds", "settings")
+        table = [f"| {' | '.join(titles)} |", f"|{'---:|' * (len(titles) - 1)}:---|"]
         table += [f"| {' | '.join(_cells(row))} |" for row in leaders]
         parts.append("\n".join(table))
     if found:
         shares = ", ".join(f"{path} {percent(value)} %" for path, value in list(found.items())[:_SHOWN_IMPORTANCES])
-        parts.append(f"What accuracy depends on: {shares}.")
+        parts.append(f"What {TITLES[rows[0].objective]} depends on: {shares}.")
     commands = (("status", name), ("resume", name), ("report", name), ("export", name, "DIR"))
     # Four blanks make it code, in which Markdown and HTML mean nothing.
     lines = [f"    {search_command(command, runs, *words)}" for command, *words in commands]
@@ -147,4 +176,5 @@ def _cells(row: TrialRow) -> tuple[str, ...]:
     said = described(row, _SHOWN_VALUES)
     # A bar would end the cell.
     unbroken = accuracy(row).replace(" ", "\u00a0")
-    return str(row.number), unbroken, str(row.steps), f"{row.seconds:.1f}", said.replace("|", "/")
+    figures = (unbroken, *objective_cell(row), str(row.steps), f"{row.seconds:.1f}")
+    return str(row.number), *figures, said.replace("|", "/")

@@ -14,6 +14,7 @@ from search import study as studies
 from search.baselines import trial_number
 from search.confirmation import Confirmation
 from search.folder import SearchFolder
+from search.wording import by_objective
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def choose(folder: SearchFolder, study: optuna.Study, number: int | None = None)
     if number is not None:
         trial = _finished(study, number)
         return Choice(trial, ", as asked for", _on_dev(trial))
-    best = studies.best_trial(study)
-    return Choice(best, "", f"{_on_dev(best)}; chosen on these clips")
+    best, objective = studies.best_trial(study), studies.objective(study)
+    return Choice(best, "", f"{_on_dev(best)}; chosen on these clips{by_objective(objective)}")
 
 
 def _winner(confirmed: Confirmation) -> int:

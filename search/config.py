@@ -13,6 +13,7 @@ from kinemic.config import ExperimentConfig, Frozen, HeldOutSplit, JudgeProfile
 from kinemic.errors import ConfigError
 from kinemic.reading import load_yaml, override, parse
 from kinemic.store import DEFAULT_LIMIT_GB
+from search.goal import Objective
 from search.space import Space, dear_paths, default_space
 from search.space_check import check_space
 from search.urls import refuse_secrets
@@ -132,6 +133,7 @@ class SearchConfig(ExperimentConfig):
 
     name: str
     space: Space
+    objective: Objective = "accuracy"  # what is maximised, on dev; a Brier score is minimised
     budget: BudgetConfig = BudgetConfig()
     sampler: SamplerConfig = SamplerConfig()
     pruner: PrunerConfig = MedianPruner()

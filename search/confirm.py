@@ -46,6 +46,7 @@ from search.confirmation import (
     under,
 )
 from search.folder import SearchFolder
+from search.goal import Objective
 from search.messages import first_line
 from search.resources import connected, share
 from search.sitting import Opened, Sat, Sitting, Watch, search_command, sit
@@ -186,8 +187,9 @@ def _run_on_dev(planned: _Plan, sitting: Sitting) -> Confirmation:
         return run_all(rows, sitting.work, part, told, patience=config.patience)
 
     results = run(planned.runs)
-    rows = [dev_row(c, results[c.key], baseline=True) for c in planned.baselines]
-    rows += [dev_row(c, results[c.key], baseline=False) for c in planned.trials]
+    objective = studies.objective(planned.opened.study)
+    rows = [dev_row(c, results[c.key], True, objective) for c in planned.baselines]
+    rows += [dev_row(c, results[c.key], False, objective) for c in planned.trials]
     winner, log = choose_winner(rows), _looks(planned.opened)
     # Only now, when what makes the clips is kept for every row.
     further = [(judge, planned.further_runs(winner, judge)) for judge in settings.classifiers]
@@ -198,18 +200,22 @@ def _run_on_dev(planned: _Plan, sitting: Sitting) -> Confirmation:
         repetitions=settings.seeds,
         judge_seeds=settings.judge_seeds,
         winner=winner,
+        objective=objective,
         runs=planned.names,
         rows=tuple(rows),
         looks=len(log),
         look_log=log,
         further=tuple(
-            FurtherRows(judge=judge, runs=_names(runs), rows=_further_rows(rows, run(runs))) for judge, runs in further
+            FurtherRows(judge=judge, runs=_names(runs), rows=_further_rows(rows, run(runs), objective))
+            for judge, runs in further
         ),
     )
 
 
-def _further_rows(rows: Sequence[ConfirmedRow], results: Mapping[str, list[Result]]) -> tuple[ConfirmedRow, ...]:
-    return tuple(dev_row(row, results[row.key], row.baseline) for row in rows if row.key in results)
+def _further_rows(
+    rows: Sequence[ConfirmedRow], results: Mapping[str, list[Result]], objective: Objective
+) -> tuple[ConfirmedRow, ...]:
+    return tuple(dev_row(row, results[row.key], row.baseline, objective) for row in rows if row.key in results)
 
 
 def _names(runs: Mapping[str, list[Run]]) -> dict[str, tuple[str, ...]]:

@@ -5,6 +5,7 @@ Shapes: K repetitions, J judge seeds in each, N test clips.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kinemic.files import write_text
 from kinemic.report import RungReport, mean, standard_error
 from search.again import Result, failure_lines
 from search.baselines import Contender
+from search.goal import Objective, goal
 from search.statistics import estimate, paired_difference
 
 Interval = tuple[float, float]
@@ -49,6 +51,7 @@ class ConfirmedRow(Frozen):
     dev_accuracies: tuple[float, ...]
     dev_mean: float | None
     dev_se: float | None
+    dev_goal: float | None = None  # the mean of what the search maximises
     failures: tuple[str, ...] = ()
     test_accuracy: float | None = None
     test_interval: Interval | None = None
@@ -78,6 +81,7 @@ class Confirmation(Frozen):
     repetitions: int
     judge_seeds: int
     winner: str
+    objective: Objective = "accuracy"  # by which the winner was chosen on dev
     runs: dict[str, tuple[str, ...]]
     rows: tuple[ConfirmedRow, ...]
     looks: int = 0  # at the test split, in all
@@ -121,9 +125,12 @@ def under(key: str, judge: str) -> str:
     return f"{key}.{judge}"
 
 
-def dev_row(contender: Contender | ConfirmedRow, results: Sequence[Result], baseline: bool) -> ConfirmedRow:
+def dev_row(
+    contender: Contender | ConfirmedRow, results: Sequence[Result], baseline: bool, objective: Objective
+) -> ConfirmedRow:
     """Return a row with its dev side: the mean over repetitions of the mean over judge seeds."""
-    accuracies = tuple(r.dev_accuracy for r in results if isinstance(r, RungReport))
+    reports = [result for result in results if isinstance(result, RungReport)]
+    accuracies = tuple(report.dev_accuracy for report in reports)
     return ConfirmedRow(
         key=contender.key,
         title=contender.title,
@@ -131,12 +138,13 @@ def dev_row(contender: Contender | ConfirmedRow, results: Sequence[Result], base
         dev_accuracies=accuracies,
         dev_mean=mean(accuracies) if accuracies else None,
         dev_se=standard_error(accuracies),
+        dev_goal=mean([goal(report, objective) for report in reports]) if reports else None,
         failures=failure_lines(results),
     )
 
 
 def choose_winner(rows: Sequence[ConfirmedRow]) -> str:
-    """Return the key of the trial of highest mean on dev, the first of equals. Raises KinemicError for none.
+    """Return the key of the trial of highest mean goal on dev, the first of equals. Raises KinemicError for none.
 
     A trial with a failed repetition can't win: its mean is over other seeds than the others'.
     """
@@ -144,7 +152,7 @@ def choose_winner(rows: Sequence[ConfirmedRow]) -> str:
     if not whole:
         failed = next(row for row in rows if not row.baseline)
         raise KinemicError(f"none of the best trials ran on every seed, first {failed.title}: {failed.failures[0]}")
-    return max(whole, key=lambda row: row.dev_mean or 0.0).key
+    return max(whole, key=lambda row: -math.inf if row.dev_goal is None else row.dev_goal).key
 
 
 def tested_row(row: ConfirmedRow, winner: str, is_winner: bool, correct: Correct, seed: int) -> ConfirmedRow:

@@ -11,10 +11,11 @@ from optuna import visualization
 from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs
 
+from search import study as studies
 from search.board import LEAST_FOR_IMPORTANCES
+from search.goal import TITLES
 
 MOST_SETTINGS = 8  # axes that a figure over several settings can hold
-_TARGET = "dev accuracy"
 _INK, _GRID, _CLEAR = "#7d838c", "rgba(128,128,128,0.25)", "rgba(0,0,0,0)"  # legible on white and on black
 
 
@@ -38,24 +39,25 @@ def figures(study: optuna.Study, important: Sequence[str]) -> list[FigureHtml]:
     settings = list(important or dict.fromkeys(path for trial in done for path in trial.params))
     some = settings[:MOST_SETTINGS]
     left_out = f" The first {len(some)} of {len(settings)} settings." if len(some) < len(settings) else ""
-    history = visualization.plot_optimization_history(study, target_name=_TARGET)
+    target = TITLES[studies.objective(study)]
+    history = visualization.plot_optimization_history(study, target_name=target)
     rungs = visualization.plot_intermediate_values(study)
-    rungs.update_layout(xaxis_title="adaptation steps", yaxis_title=_TARGET)
-    note = "Dev accuracy by adaptation steps; a line that ends early is a trial that was stopped."
+    rungs.update_layout(xaxis_title="adaptation steps", yaxis_title=target)
+    note = f"{target.capitalize()} by adaptation steps; a line that ends early is a trial that was stopped."
     found = [
         _figure("history", "History", history, "Every finished trial, in order."),
         _figure("rungs", "Rungs", rungs, note),
     ]
     if important:
-        note = f"Share of what dev accuracy depends on, over {len(done)} finished trials."
-        bars = visualization.plot_param_importances(study, target_name=_TARGET)
+        note = f"Share of what {target} depends on, over {len(done)} finished trials."
+        bars = visualization.plot_param_importances(study, target_name=target)
         found.append(_figure("importances", "Importances", bars, note))
     if some:
-        parallel = visualization.plot_parallel_coordinate(study, params=some, target_name=_TARGET)
+        parallel = visualization.plot_parallel_coordinate(study, params=some, target_name=target)
         note = "A line a finished trial, dark where it is good." + left_out
         found.append(_figure("parallel", "Parallel coordinates", parallel, note))
-        slices = visualization.plot_slice(study, params=some, target_name=_TARGET)
-        note = "Dev accuracy over each setting alone; dark points are late trials." + left_out
+        slices = visualization.plot_slice(study, params=some, target_name=target)
+        note = f"{target.capitalize()} over each setting alone; dark points are late trials." + left_out
         found.append(_figure("slices", "Slices", slices, note))
     return found
 

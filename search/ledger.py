@@ -18,6 +18,7 @@ from kinemic.report import RungReport
 from search import study as studies
 from search.config import SamplerConfig, SearchConfig
 from search.failures import BUG, DIVERGED, INFRASTRUCTURE, MOST_LOSSES, OUT_OF_MEMORY, WORKER_LOST, Failure
+from search.goal import TITLES, goal
 from search.patience import OutOfPatienceError, Pauses
 from search.pruners import decide, make_pruner
 from search.shares import Share
@@ -69,7 +70,8 @@ class Ledger:
         self._bugs: list[tuple[int, Failure]] = []  # of the trials that ended last, all in a row
         self._pauses = Pauses(config.patience)
         self._gave_up: OutOfPatienceError | None = None
-        study.pruner = make_pruner(config)
+        self._objective = studies.objective(study)
+        study.pruner = make_pruner(config, self._objective)
         started = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
         self._started = len(started)
         self._again = deque(t.number for t in started if t.state == TrialState.RUNNING and not studies.failure(t))
@@ -118,9 +120,10 @@ class Ledger:
 
     def report(self, number: int, report: RungReport) -> bool:
         """Take a rung's report; returns whether the trial is over, because it is finished or is pruned."""
-        trial = self._open[number].trial
-        if not math.isfinite(report.dev_accuracy):
-            self.fail(number, Failure(DIVERGED, f"dev accuracy is {report.dev_accuracy} after {report.steps} steps"))
+        trial, reached = self._open[number].trial, goal(report, self._objective)
+        if not math.isfinite(reached):
+            said = f"{TITLES[self._objective]} is {reached} after {report.steps} steps"
+            self.fail(number, Failure(DIVERGED, said))
             return True
         if studies.store_report(trial, report):
             del self._losses[number]
@@ -228,7 +231,7 @@ class Ledger:
 
     def _decide(self, trial: optuna.Trial, report: RungReport) -> bool:
         if report.last:
-            self._end(trial, TrialState.COMPLETE, report.dev_accuracy)
+            self._end(trial, TrialState.COMPLETE, goal(report, self._objective))
             return True
         if decide(trial, report, self._config.racing):
             self._end(trial, TrialState.PRUNED, None)

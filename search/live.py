@@ -18,7 +18,18 @@ from search.contenders import ContenderTable
 from search.folder import SearchFolder
 from search.status import TrialRow
 from search.trainable import read_progress
-from search.wording import MOTION, accuracy, described, percent, ranked, ratio, states
+from search.wording import (
+    MOTION,
+    accuracy,
+    by_objective,
+    described,
+    objective_cell,
+    objective_column,
+    percent,
+    ranked,
+    ratio,
+    states,
+)
 
 _SHOWN_VALUES = 4  # searched values beside each trial; `search best` shows all
 _LIVE_ROWS = 20
@@ -81,7 +92,8 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
     table = Table(title=None, box=None, pad_edge=False)
     moving = ["motion"] if any(MOTION in row.diagnostics for row in rows) else []
     counted = ["warnings"] if any(row.warnings for row in rows) else []
-    for name in ("trial", "state", "steps", "dev accuracy %", *moving, "seconds", *counted, "failure"):
+    columns = ("trial", "state", "steps", "dev accuracy %", *objective_column(rows), *moving, "seconds", *counted)
+    for name in (*columns, "failure"):
         table.add_column(name, justify="left" if name in ("state", "failure") else "right", no_wrap=True)
     table.add_column("settings")
     best = ranked(rows)[:1]
@@ -92,6 +104,7 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
             _state(row, folder),
             str(row.steps),
             accuracy(row),
+            *objective_cell(row),
             *(ratio(row, MOTION) for _ in moving),
             f"{row.seconds:.1f}",
             *(str(len(row.warnings) or "") for _ in counted),
@@ -158,7 +171,7 @@ def _with_interval(value: float | None, interval: tuple[float, float] | None) ->
 
 
 def _read_as(confirmation: Confirmation) -> list[str]:
-    lines = ["* the winner, chosen on dev"]
+    lines = [f"* the winner, chosen on dev{by_objective(confirmation.objective)}"]
     if not confirmation.tested:
         return [*lines, "the test split has not been scored for these rows yet"]
     looks = "opened once" if confirmation.looks == 1 else f"opened {confirmation.looks} times, which weakens the claim"

@@ -20,6 +20,7 @@ from kinemic.report import RungReport
 from kinemic.seeding import numpy_generator
 from search import ranks
 from search.config import SearchConfig
+from search.goal import Objective, goals
 from search.ranks import Array, Correlation
 from search.replay import Replayed, replay
 from search.space import Scalar
@@ -76,7 +77,7 @@ class Pruning(Frozen):
 
 
 class Rung(Frozen):
-    """How a rung ranks configurations, beside the last one on the same seeds and on others."""
+    """How a rung ranks configurations by the goal, beside the last one on the same seeds and on others."""
 
     steps: int
     mean_accuracy: float
@@ -101,6 +102,7 @@ class Noise(Frozen):
     search: str
     judge: str
     pruner: str
+    objective: Objective = "accuracy"  # by which rungs rank configurations
     design: Design
     dev_clips: int
     judge_seeds: int  # of a repetition of the search, as in ``detectable``
@@ -142,17 +144,18 @@ def report_of(
             f"{len(found)} configurations ran on every seed, and 3 are the fewest that can be ranked; "
             f"{len(failures)} failed, first {failures[0]}"
         )
-    accuracies = np.array([[_rung(each, r, design) for each in found] for r in range(len(config.trial.adapt.rungs))])
+    accuracies, reached = (_measured(found, config, design, objective) for objective in ("accuracy", config.objective))
     if right_CKN is None:
         clips = most_clip_standard_error(float(accuracies[-1].mean()), dev_clips)
     else:
         clips = clip_standard_error(right_CKN)
     parts = components(accuracies[-1], numpy_generator(config.sampler.seed, "noise", "components"))
-    rungs = _rungs(config, accuracies)
+    rungs = _rungs(config, accuracies, reached)
     return Noise(
         search=config.name,
         judge=config.trial.judge.profile,
         pruner=config.pruner.kind,
+        objective=config.objective,
         design=design,
         dev_clips=dev_clips,
         judge_seeds=config.judge_seeds,
@@ -201,22 +204,23 @@ def shown(correlation: Correlation) -> str:
     return f"{correlation.value:.2f} [{correlation.low:.2f}, {correlation.high:.2f}]"
 
 
-def _rung(measured: Measured, rung: int, design: Design) -> Array:
-    rows = [run[rung].accuracies for run in measured.runs]
-    return np.array(rows).reshape(design.adaptations, design.generations, design.judges)
+def _measured(found: Sequence[Measured], config: SearchConfig, design: Design, objective: Objective) -> Array:
+    rungs = range(len(config.trial.adapt.rungs))
+    values = [[[goals(run[rung], objective) for run in each.runs] for each in found] for rung in rungs]
+    return np.array(values).reshape(len(rungs), len(found), design.adaptations, design.generations, design.judges)
 
 
-def _rungs(config: SearchConfig, accuracies_RCAGJ: Array) -> tuple[Rung, ...]:
-    means_RCA = accuracies_RCAGJ.mean(axis=(3, 4))
+def _rungs(config: SearchConfig, accuracies_RCAGJ: Array, goals_RCAGJ: Array) -> tuple[Rung, ...]:
+    means_RCA = goals_RCAGJ.mean(axis=(3, 4))
     rng = numpy_generator(config.sampler.seed, "noise", "ranks")
     return tuple(
         Rung(
             steps=steps,
-            mean_accuracy=float(means_CA.mean()),
+            mean_accuracy=float(accuracies_CAGJ.mean()),
             same_seeds=ranks.same_seeds(means_CA, means_RCA[-1], rng),
             other_seeds=ranks.other_seeds(means_CA, means_RCA[-1], rng),
         )
-        for steps, means_CA in zip(config.trial.adapt.rungs, means_RCA, strict=True)
+        for steps, means_CA, accuracies_CAGJ in zip(config.trial.adapt.rungs, means_RCA, accuracies_RCAGJ, strict=True)
     )
 
 

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from search.noise_report import Noise, Pruning, shown
 from search.variance import Component
-from search.wording import percent
+from search.wording import by_objective, percent
 
 _WORTH = {"yes": " is worth it: ", "no": " is not worth it: ", "unknown": ": can't tell "}
 
@@ -44,7 +44,7 @@ def _source(component: Component) -> str:
 
 
 def _rungs(noise: Noise) -> Table:
-    table = _table("rank correlation with the last rung over configurations")
+    table = _table(f"rank correlation with the last rung over configurations{by_objective(noise.objective)}")
     for name in ("steps", "dev accuracy %", "same seeds", "other seeds"):
         table.add_column(name, justify="right", no_wrap=True)
     for rung in noise.rungs:

@@ -15,6 +15,7 @@ from kinemic.reading import with_values
 from kinemic.report import RungReport, mean
 from search import study as studies
 from search.config import SearchConfig
+from search.goal import goal
 from search.pruners import make_pruner
 
 ORDERS: Final = 200
@@ -65,12 +66,19 @@ def replay(
 
 
 def _as_searched(report: RungReport, config: SearchConfig) -> RungReport:
-    return replace(report, accuracies=report.accuracies[: config.judge_seeds])
+    kept = slice(config.judge_seeds)
+    return replace(
+        report,
+        accuracies=report.accuracies[kept],
+        log_likelihoods=report.log_likelihoods[kept],
+        briers=report.briers[kept],
+    )
 
 
 def _ran(order: NDArray[np.int64], trials: Instance, config: SearchConfig, name: str) -> list[int]:
     """How many rungs the pruner lets each configuration run; Hyperband draws its brackets by the study's name."""
-    study = optuna.create_study(study_name=name, direction="maximize", pruner=make_pruner(config))
+    study = optuna.create_study(study_name=name, direction="maximize", pruner=make_pruner(config, config.objective))
+    studies.keep_objective(study, config.objective)
     ran = [0] * len(trials)
     for configuration in map(int, order):
         trial = study.ask()
@@ -81,7 +89,7 @@ def _ran(order: NDArray[np.int64], trials: Instance, config: SearchConfig, name:
                 study.tell(trial, state=TrialState.PRUNED)
                 break
         else:
-            study.tell(trial, trials[configuration][-1].dev_accuracy)
+            study.tell(trial, goal(trials[configuration][-1], config.objective))
     return ran
 
 

@@ -20,8 +20,21 @@ from search import study as studies
 from search.board import importances
 from search.figures import figures, importances_note, plotly_js
 from search.folder import SearchFolder, differences
+from search.goal import TITLES
 from search.status import TrialRow, trial_rows
-from search.wording import DIAGNOSTICS, accuracy, described, percent, ranked, ratio, span, states
+from search.wording import (
+    DIAGNOSTICS,
+    accuracy,
+    by_objective,
+    described,
+    objective_cell,
+    objective_column,
+    percent,
+    ranked,
+    ratio,
+    span,
+    states,
+)
 
 LEADERS = 20
 _PICTURED = 3  # trials whose clips are shown
@@ -46,10 +59,12 @@ def render(folder: SearchFolder, study: optuna.Study) -> str:
         loader=PackageLoader("search"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": percent, "accuracy": accuracy, "shown": shown, "share": span, "ratio": ratio}
+    environment.filters |= {"objective_cell": objective_cell, "by_objective": by_objective}
     template = environment.get_template("report.html")
     return template.render(
         name=config.name,
         facts=_facts(config.budget.trials, rows, config.trial.judge.profile, config.judge_seeds),
+        objective_column=objective_column(leaders),
         best=leaders[0],
         best_settings=leaders[0].values,
         leaders=[(row, described(row, len(row.own))) for row in leaders[:LEADERS]],
@@ -119,6 +134,7 @@ def _facts(budget: int, rows: Sequence[TrialRow], profile: str, judge_seeds: int
     running = any(row.state == "running" for row in rows)
     return {
         "trials": f"{len(rows)} of {budget}: {states(rows)}" + (" (the search goes on)" if running else ""),
+        "objective": TITLES[rows[0].objective],
         "judge": f"profile {profile}, {judge_seeds} seed{'s' if judge_seeds > 1 else ''} a trial",
         "compute of all trials": _compute(rows),
     }

@@ -227,7 +227,7 @@ def _search(sitting: Sitting, board: Board, only_contenders: bool) -> ContenderT
 
     ledger = Ledger(study, config, opened.space, tracker, folder.trials, part, changed)
     ledger.reconcile()
-    tracker.save_view(tuple(opened.space))
+    tracker.save_view(tuple(opened.space), studies.objective(opened.study))
     noise = {"noise.json": folder.noise_file.read_text(encoding="utf-8")} if folder.noise_file.exists() else {}
     tracker.log_parent({}, {}, {"search.yaml": dump_tracked(config), **noise})
     try:
@@ -280,7 +280,8 @@ def _raised_by_us(error: BaseException) -> BaseException:
 def _summarise(tracker: Tracker, study: optuna.Study, table: ContenderTable) -> None:
     best = studies.best_trial(study)
     metrics = {f"trials_{state}": float(count) for state, count in studies.counts(study).items()}
-    metrics |= {"dev_accuracy": float(best.value or 0.0), "best_trial": float(best.number)} | table.metrics()
+    metrics |= {"dev_accuracy": studies.reports(best)[-1].dev_accuracy, "best_trial": float(best.number)}
+    metrics |= table.metrics()
     tags = {BEST_TAG: f"{best.number:04d}"}
     tracker.log_parent(metrics, tags, {"contenders.json": table.to_json()})
 

@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search import study as studies
+from search.goal import Objective, goal
 from search.space import Scalar
 
 
@@ -16,6 +17,7 @@ from search.space import Scalar
 class TrialRow:
     """One trial: state in lower case, its last rung's dev accuracy and standard error (0..1), steps, warnings, seconds.
 
+    ``goal`` is what of that rung the search maximises, by its ``objective``.
     ``diagnostics`` say what its generated clips are like (``kinemic.diagnostics``), empty before its last rung.
     ``reused`` are the seconds that stages made for other trials had taken, which this one was spared.
     ``leader`` is the number of the trial that a variant takes its dear values from, and ``own`` are the values of a
@@ -27,6 +29,8 @@ class TrialRow:
     steps: int
     accuracy: float | None
     accuracy_se: float | None
+    objective: Objective
+    goal: float | None
     seconds: float
     reused: float
     failure_kind: str
@@ -46,11 +50,11 @@ class TrialRow:
 
 def trial_rows(study: optuna.Study) -> list[TrialRow]:
     """Return a row for every trial that was started."""
-    trials = study.get_trials(deepcopy=False)
-    return [_row(trial, trials) for trial in trials if trial.state != TrialState.WAITING]
+    trials, objective = study.get_trials(deepcopy=False), studies.objective(study)
+    return [_row(trial, trials, objective) for trial in trials if trial.state != TrialState.WAITING]
 
 
-def _row(trial: FrozenTrial, trials: list[FrozenTrial]) -> TrialRow:
+def _row(trial: FrozenTrial, trials: list[FrozenTrial], objective: Objective) -> TrialRow:
     reports = studies.reports(trial)
     last = reports[-1] if reports else None
     failure = studies.failure(trial) or studies.fault(trial)
@@ -62,6 +66,8 @@ def _row(trial: FrozenTrial, trials: list[FrozenTrial]) -> TrialRow:
         steps=last.steps if last else 0,
         accuracy=last.dev_accuracy if last else None,
         accuracy_se=last.dev_accuracy_se if last else None,
+        objective=objective,
+        goal=goal(last, objective) if last else None,
         seconds=sum(sum(report.seconds.values()) for report in reports),
         reused=sum(sum(report.reused.values()) for report in reports),
         failure_kind=failure.kind if failure else "",

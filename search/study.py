@@ -23,6 +23,7 @@ from kinemic.report import RungReport
 from kinemic.seeding import derive_seed
 from search.config import SamplerConfig, SearchConfig
 from search.failures import INFRASTRUCTURE, OUT_OF_MEMORY, Failure
+from search.goal import Objective, goal
 from search.messages import first_line
 from search.space import Domain, Scalar, contains, ordered, published_values, space_hash
 from search.storage import PatientStorage, open_storage, prove
@@ -31,7 +32,7 @@ from search.urls import resolve, sqlite_url
 _FIXED, _ROLE, _RUNG, _DECISION, _LEADER = "fixed", "role", "rung:", "decision", "variant_of"
 _FAILURE_KIND, _FAILURE_MESSAGE, _ENLARGED, _MEMORY = "failure_kind", "failure_message", "enlarged", "memory"
 _FAULT = "fault"  # of the machine, that a trial waits out
-_SEARCHED = "searched_seconds"  # of the study
+_SEARCHED, _OBJECTIVE = "searched_seconds", "objective"  # of the study
 PUBLISHED = "published"
 _SQLITE_HEADER = 100  # bytes
 _DAMAGED = (ValueError, TypeError, LookupError, AttributeError, AssertionError)  # Optuna's, of rows edited by hand
@@ -87,6 +88,7 @@ def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain]
         raise _taken(config, url) from error
     if study.get_trials(deepcopy=False):
         return study
+    keep_objective(study, config.objective)
     published = published_values(space, source_clips)
     inside = {path: value for path, value in published.items() if contains(space[path], value)}
     outside = {path: value for path, value in published.items() if path not in inside}
@@ -138,6 +140,17 @@ def attribute(
         ) from error
 
 
+def keep_objective(study: optuna.Study, objective: Objective) -> None:
+    """Record what a study maximises."""
+    study.set_user_attr(_OBJECTIVE, objective)
+
+
+def objective(study: optuna.Study) -> Objective:
+    """Return what a study maximises; one of before there was a choice, accuracy."""
+    found: Objective = attribute(study, _OBJECTIVE, Objective, "accuracy")  # type: ignore[arg-type]
+    return found
+
+
 def make_sampler(config: SamplerConfig, number: int) -> optuna.samplers.BaseSampler:
     """Return the sampler of one trial, seeded by its number: a resumed search proposes what an unbroken one would."""
     seed = derive_seed(config.seed, "sampler", number) % 2**32
@@ -179,12 +192,12 @@ def leader(trial: FrozenTrial | optuna.Trial) -> int | None:
 
 
 def store_report(trial: optuna.Trial, report: RungReport) -> bool:
-    """Keep a rung's whole report and its accuracy in the study; returns False where it is already there."""
+    """Keep a rung's whole report and its goal in the study; returns False where it is already there."""
     key = f"{_RUNG}{report.step}"
     if key in trial.user_attrs:
         return False
     if report.step not in _frozen(trial).intermediate_values:
-        trial.report(report.dev_accuracy, report.step)
+        trial.report(goal(report, objective(trial.study)), report.step)
     trial.set_user_attr(key, json.loads(report.to_json()))
     return True
 
@@ -282,7 +295,7 @@ def redraw(trial: optuna.Trial, space: Mapping[str, Domain]) -> None:
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial:
-    """Return the finished trial of highest dev accuracy, the earliest of equals. Raises KinemicError without one."""
+    """Return the finished trial that reached the goal best, the earliest of equals. Raises KinemicError without one."""
     return best_trials(study, 1)[0]
 
 

@@ -24,6 +24,7 @@ from kinemic.documents import dump_yaml
 from kinemic.errors import InfrastructureError, KinemicError
 from kinemic.report import RungReport
 from search.failures import Failure
+from search.goal import Objective
 from search.messages import first_line
 from search.outbox import DELIVERY_ERRORS, Outbox, is_away
 from search.records import as_table, readable, rung_metrics
@@ -143,9 +144,9 @@ class Tracker:
         """The list of this search's trials, the best first, relative to the server's root."""
         return trials_link(self._experiment, self._identity)
 
-    def save_view(self, parameters: Sequence[str]) -> None:
-        """Keep what ``trials_link`` shows, with columns for these parameters."""
-        key, value = view_tag(self._identity, parameters)
+    def save_view(self, parameters: Sequence[str], objective: Objective) -> None:
+        """Keep what ``trials_link`` shows, with columns for these parameters, the best by the objective first."""
+        key, value = view_tag(self._identity, parameters, objective)
         self._outbox.put(lambda: self._client.set_experiment_tag(self._experiment, key, value))
 
     def close(self, status: str, patience: float = 60.0) -> bool:

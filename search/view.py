@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from urllib.parse import quote
 
+from search.goal import Objective
 from search.tags import FAILURE_TAG, ROLE_TAG, STATE_TAG, runs_where
 
 _TAG = "mlflow.sharedViewState."
@@ -27,13 +28,16 @@ def trials_link(experiment_id: str, identity: str) -> str:
     return f"{runs_link(experiment_id)}&viewStateShareKey={quote(identity)}"
 
 
-def view_tag(identity: str, parameters: Iterable[str]) -> tuple[str, str]:
-    """Return the experiment's tag, key and value, that holds the view of a search's trials."""
-    columns = [f"metrics.`{key}`" for key in _METRICS] + [f"params.`{path}`" for path in parameters]
+def view_tag(identity: str, parameters: Iterable[str], objective: Objective) -> tuple[str, str]:
+    """Return the experiment's tag, key and value, that holds the view of a search's trials, the best first."""
+    metric = f"dev_{objective}"
+    columns = [f"metrics.`{key}`" for key in dict.fromkeys((metric, *_METRICS))] + [
+        f"params.`{path}`" for path in parameters
+    ]
     view = {
         "searchFilter": runs_where(identity, ROLE_TAG, "trial"),
-        "orderByKey": "metrics.`dev_accuracy`",
-        "orderByAsc": False,
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": objective == "brier",  # an error
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",

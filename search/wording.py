@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from kinemic.report import shown
+from search.goal import TITLES, Objective
 from search.space import Scalar
 from search.status import TrialRow
 
@@ -40,6 +41,22 @@ def ratio(row: TrialRow, name: str) -> str:
     return f"{row.diagnostics[name]:.2f}" if name in row.diagnostics else ""
 
 
+def objective_column(rows: Sequence[TrialRow]) -> tuple[str, ...]:
+    """Return the title of the column of what trials are ranked by, of which accuracy has a column anyway."""
+    objective: Objective = rows[0].objective if rows else "accuracy"
+    return () if objective == "accuracy" else (TITLES[objective],)
+
+
+def by_objective(objective: Objective) -> str:
+    """Return, to go on a sentence, by what trials are ranked, where that is not accuracy."""
+    return "" if objective == "accuracy" else f" by {TITLES[objective]}"
+
+
+def objective_cell(row: TrialRow) -> tuple[str, ...]:
+    """Return a trial's cell of that column."""
+    return () if row.objective == "accuracy" else ("-" if row.goal is None else f"{row.goal:.3f}",)
+
+
 def settings(values: Mapping[str, Scalar], most: int) -> str:
     """Return the first ``most`` searched values, each with the last part of its path."""
     said = [f"{path.rpartition('.')[2]} {short(value)}" for path, value in values.items()]
@@ -66,5 +83,5 @@ def states(rows: Iterable[TrialRow]) -> str:
 
 def ranked(rows: Iterable[TrialRow]) -> list[TrialRow]:
     """Return the finished trials, the best first and the earliest of equals first."""
-    complete = [row for row in rows if row.state == "complete" and row.accuracy is not None]
-    return sorted(complete, key=lambda row: (-(row.accuracy or 0.0), row.number))
+    complete = [row for row in rows if row.state == "complete" and row.goal is not None]
+    return sorted(complete, key=lambda row: (-(row.goal or 0.0), row.number))

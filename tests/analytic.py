@@ -44,6 +44,16 @@ def accuracy(config: TrialConfig, steps: int, seed: int) -> float:
     return quality * (1 - 0.3 * math.exp(-steps / 10)) + 0.01 * math.sin(seed)
 
 
+def log_likelihood(accuracy: float) -> float:
+    """Return a log-likelihood that ranks trials the other way round than their accuracy does."""
+    return -1.0 - accuracy
+
+
+def brier(accuracy: float) -> float:
+    """Return a Brier score that ranks trials the other way round than their accuracy does."""
+    return accuracy
+
+
 def run_trial(
     trial_inputs: TrialInputs,
     config: TrialConfig,
@@ -64,15 +74,14 @@ def run_trial(
         fail(config.loss.bank_size, rung, workdir)
         if config.loss.bank_size == WRITES and rung == 1:
             write_text(trial_inputs.source.parent / SHARED / workdir.name, "a stage")
+        accuracies = tuple(
+            accuracy(config, steps, seed + each.adaptation) for each in seeds[: repetition + 1] for seed in each.judge
+        )
         report = RungReport(
             rung=rung,
             steps=steps,
             total_steps=total,
-            accuracies=tuple(
-                accuracy(config, steps, seed + each.adaptation)
-                for each in seeds[: repetition + 1]
-                for seed in each.judge
-            ),
+            accuracies=accuracies,
             losses={"rec": 1.0 / steps},
             seconds={"adapt": 0.25, "classify": 0.5},
             pool_sizes=(4, 6),
@@ -82,6 +91,8 @@ def run_trial(
             repetition=repetition,
             repetitions=len(seeds),
             diagnostics={"motion_range_generated_over_real": 0.25} if steps == total and not repetition else {},
+            log_likelihoods=tuple(map(log_likelihood, accuracies)),
+            briers=tuple(map(brier, accuracies)),
         )
         if steps == total:
             write_text(workdir / "generator.safetensors", "weights")

@@ -39,6 +39,7 @@ def search(**more: Any) -> SearchConfig:
         "data": data,
         "prior": {"path": "p"},
         "space": SPACE,
+        "objective": "accuracy",
         "trial": {"adapt": {"rungs": RUNGS}},
     }
     return validate(values | more, "analytic.yaml")

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search import board
-from search.board import Board, description, goal_curve, importances
+from search.board import Board, description, importances, leaders_so_far
 from search.confirmation import ConfirmedRow
 from search.status import trial_rows
 from search.tracking import Tracker, open_tracker
@@ -27,7 +27,7 @@ def bench(folder: Path, trials: int, pruner: Any = "none") -> Bench:
 
 def test_the_goal_curve_has_a_point_for_each_ended_trial_with_the_best_until_then(tmp_path: Path) -> None:
     made = bench(tmp_path, 9, {"kind": "median", "startup_trials": 4})
-    curve = goal_curve(made.study)
+    curve = [(step, best.value, when) for step, best, when in leaders_so_far(made.study)]
     trials = made.study.get_trials()  # one at a time: they ended in the order of their numbers
     assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
     values = [t.value for t in trials if t.state == TrialState.COMPLETE]
@@ -106,9 +106,9 @@ def test_two_sittings_leave_one_curve_and_the_last_description(empty_store: Path
         assert tracker.refused == []
         run = tracker._client.get_run(tracker.parent_id)
         assert run.data.tags[board.NOTE_TAG].startswith(f"**{trials} of 12 trials**")
-    history = tracker._client.get_metric_history(tracker.parent_id, board.GOAL)
+    history = tracker._client.get_metric_history(tracker.parent_id, "best_dev_accuracy")
     assert [(metric.step, metric.value) for metric in sorted(history, key=lambda m: m.step)] == [
-        (step, best) for step, best, _ in goal_curve(made.study)
+        (step, best.value) for step, best, _ in leaders_so_far(made.study)
     ]
     for path, value in importances(made.study).items():
         assert run.data.metrics[f"importance_{path}"] == pytest.approx(value)

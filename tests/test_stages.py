@@ -228,7 +228,7 @@ def test_every_repetition_is_scored_at_the_last_rung_and_all_its_values_are_kept
     ]  # fmt: skip
     first, second = (run(inputs, tmp_path / str(k), (each,))[-1] for k, each in enumerate(seeds))
     assert reports[-1].accuracies == (*first.accuracies, *second.accuracies)
-    assert reports[-1].by_repetition == (first.accuracies, second.accuracies)
+    assert reports[-1].by_repetition(reports[-1].accuracies) == (first.accuracies, second.accuracies)
     assert reports[-1].log_likelihoods == (*first.log_likelihoods, *second.log_likelihoods)
     assert reports[-1].brier_ensemble not in (first.brier_ensemble, second.brier_ensemble)
     # A trial cut off between two repetitions goes on.

@@ -24,7 +24,7 @@ from mlflow.entities import Run
 from kinemic.config import TrialConfig
 from kinemic.errors import KinemicError
 from kinemic.report import RungReport
-from search.board import GOAL, NOTE_TAG, Board
+from search.board import CURVE, NOTE_TAG, Board
 from search.failures import Failure
 from search.outbox import Outbox
 from search.server import check_reachable, page_of, server_environment, server_words
@@ -223,7 +223,7 @@ def test_a_server_that_is_away_for_a_while_loses_nothing_and_keeps_nobody_waitin
             assert len(history) == len(RUNGS)
             files = {file.path for file in tracker._client.list_artifacts(run.info.run_id)}
             assert files == {"config.yaml", "pools.json", "confusion.json"}
-        curve = tracker._client.get_metric_history(tracker.parent_id, GOAL)
+        curve = tracker._client.get_metric_history(tracker.parent_id, f"{CURVE}accuracy")
         assert {metric.step for metric in curve} == {1, 2, 3, 4}
         parent = tracker._client.get_run(tracker.parent_id)
         assert parent.data.tags[NOTE_TAG].startswith("**4 of 4 trials**: 4 complete")
@@ -290,7 +290,7 @@ def test_a_page_is_opened_by_its_address_or_by_a_command_that_holds_no_password(
 
 def test_the_saved_view_lists_this_searchs_trials_with_columns_that_they_have(opened: Callable[[], Tracker]) -> None:
     tracker = opened()
-    tracker.save_view(tuple(VALUES))
+    tracker.save_view(tuple(VALUES), "accuracy")
     tracker.start_trial(0, VALUES, TrialConfig())
     tracker.log_rung(0, report(5))
     assert tracker.close("FINISHED")

@@ -74,7 +74,7 @@ def large(searched: Searched) -> Large:
     tracker = open_tracker(
         tracking_uri(config, searched.runs), experiment, name, name, artifacts_folder(config, searched.runs)
     )
-    tracker.save_view(tuple(bench.space))
+    tracker.save_view(tuple(bench.space), "accuracy")
     bench.tracker = tracker  # type: ignore[assignment]
     bench.ledger = bench.sitting()
     bench.run_all()
