@@ -1,9 +1,9 @@
-"""Replays searches in a recorded table: what does each way of searching reach for its stage seconds?
+"""Replays searches in a recorded table: how far from its best is what each way of searching finds?
 
-The search is the real one, its ledger, samplers and pruners; only the trials are looked up. A proposal becomes the
-nearest configuration that was not run yet. A search sees one seed pair of the table; what it reached is the accuracy
-of its best finished trial under the other pairs, so that luck of the seeds is not counted as reached.
-Run: python -m benchmarks.replay
+The search is the real one, its ledger, samplers and pruners; only the trials are looked up. Every search begins with
+the table's enqueued rows; a proposal becomes the nearest configuration that was not run yet. A search sees one seed
+pair of the table; what it found is scored by the accuracy of its best finished trial under the other pairs, so that
+luck of the seeds is not counted as found. Run: python -m benchmarks.replay [--objective brier]
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.table import FILE, SHARED, Configuration, Run, Rung, Table
-from kinemic.report import RungReport, mean
+from kinemic.report import mean
 from search import study as studies
 from search.config import PrunerConfig, SearchConfig, validate
 from search.failures import DIVERGED, Failure
+from search.goal import Objective
 from search.ledger import Assignment, Ledger
 from search.shares import Share
-from search.space import CategoricalDomain, Domain, Scalar, suggest
+from search.space import CategoricalDomain, Domain, Scalar, active, ordered, suggest
 
-BUDGETS = (2, 4, 8, 16)  # seconds of so many full trials
-NEAR_BEST = 0.95  # of the table's best
+BUDGETS = (8, 16, 24)  # trials
 VARIANTS = 3
 
 
@@ -65,12 +65,13 @@ def methods() -> list[Method]:
 class Recorded:
     """A table that is looked up: only configurations that have a run under every seed pair."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, objective: Objective = "accuracy") -> None:
         self.seeds = sorted({run.seed for run in table.runs})
         self._runs = {(run.configuration, run.seed): run for run in table.runs}
         whole = [n for n in range(len(table.configurations)) if all((n, seed) in self._runs for seed in self.seeds)]
         self.configurations = {n: table.configurations[n] for n in whole}
-        self.search = table.search | {"budget": {"trials": len(whole)}}
+        self.enqueued = [table.configurations[n] for n in whole if n < table.enqueued]
+        self.search = table.search | {"budget": {"trials": len(whole)}, "objective": objective}
         self.space = validate(self.search, "the table's search").space
         self._numbers = {frozenset(c.values.items()): n for n, c in self.configurations.items()}
 
@@ -87,12 +88,6 @@ class Recorded:
 
     def best(self, seen: int) -> float:
         return max(self.score(number, seen) for number in self.configurations)
-
-    @cached_property
-    def trial_seconds(self) -> float:
-        """Mean seconds of a full trial."""
-        whole = [run for run in self._runs.values() if not run.failure]
-        return mean([sum(sum(rung.seconds.values()) for rung in run.rungs) for run in whole])
 
     @cached_property
     def points(self) -> dict[int, np.ndarray]:
@@ -123,6 +118,15 @@ def point(space: Mapping[str, Domain], values: Mapping[str, Scalar]) -> np.ndarr
     return np.array(coordinates)
 
 
+def asked_for(space: Mapping[str, Domain], values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return of values for every path those whose conditions they meet."""
+    found: dict[str, Scalar] = {}
+    for path, domain in ordered(space):
+        if path in values and active(domain, found):
+            found[path] = values[path]
+    return found
+
+
 class TableSampler(optuna.samplers.BaseSampler):
     """Another sampler whose proposals become the nearest configurations of a table that the study does not hold yet."""
 
@@ -140,9 +144,10 @@ class TableSampler(optuna.samplers.BaseSampler):
         for path, distribution in search_space.items():
             if path not in proposal:
                 proposal[path] = self._proposes.sample_independent(study, trial, path, distribution)
-        fixed = trial.system_attrs.get("fixed_params", {})
-        held = {self._recorded.number(t.params) for t in study.get_trials(deepcopy=False) if t.number < trial.number}
-        return self._nearest(proposal | fixed, fixed, held).values
+        fixed = trial.system_attrs.get("fixed_params", {}) | studies.fixed_values(trial)
+        earlier = (t for t in study.get_trials(deepcopy=False) if t.number < trial.number)
+        held = {self._recorded.number(studies.trial_values(t)) for t in earlier}
+        return self._nearest(asked_for(self._recorded.space, proposal | fixed), fixed, held).values
 
     def _nearest(self, proposal: dict[str, Any], fixed: dict[str, Any], held: set[int]) -> Configuration:
         known = self._recorded.configurations
@@ -170,27 +175,34 @@ class Untracked:
 
 @dataclass(frozen=True)
 class Reached:
-    """From these seconds on, the best finished trial had this accuracy (0..1) under seeds that were not seen."""
+    """After so many trials and seconds, the best finished one had this accuracy (0..1) under seeds not seen.
 
+    ``regret`` is by how much the table's best has more.
+    """
+
+    trials: int
     seconds: float
     accuracy: float
+    regret: float
 
 
-def replay(recorded: Recorded, method: Method, searches: int, limit: float) -> list[list[Reached]]:
-    """Search in the table for so many seconds, again and again: seeds differ, and the seed pair that is seen."""
+def replay(recorded: Recorded, method: Method, searches: int, trials: int) -> list[list[Reached]]:
+    """Search in the table by so many trials, again and again: seeds differ, and the seed pair that is seen."""
     pruner, sampler = {"kind": method.pruner}, {"kind": method.sampler, "variants": method.variants}
     config = validate(recorded.search | {"pruner": pruner, "sampler": sampler}, method.name)
     found = []
     for seed in range(searches):
         seeded = config.model_copy(update={"sampler": config.sampler.model_copy(update={"seed": seed})})
-        found.append(search_in(recorded, seeded, recorded.seeds[seed % len(recorded.seeds)], limit))
+        found.append(search_in(recorded, seeded, recorded.seeds[seed % len(recorded.seeds)], trials))
     return found
 
 
-def search_in(recorded: Recorded, config: SearchConfig, seen: int, limit: float) -> list[Reached]:
-    """Search in the table under one seed pair until so many seconds are spent or all configurations were run."""
+def search_in(recorded: Recorded, config: SearchConfig, seen: int, trials: int) -> list[Reached]:
+    """Search in the table under one seed pair until so many trials, or all configurations, were run."""
     study = optuna.create_study(study_name=f"replay-{config.sampler.seed}", direction="maximize")
-    study.enqueue_trial(recorded.configurations[0].values)
+    studies.keep_objective(study, config.objective)
+    for known in recorded.enqueued:
+        studies.enqueue(study, recorded.space, known.values)
     ledger = Ledger(
         study,
         config,
@@ -201,22 +213,24 @@ def search_in(recorded: Recorded, config: SearchConfig, seen: int, limit: float)
         make_sampler=lambda settings, number: TableSampler(studies.make_sampler(settings, number), recorded),
     )
     spent, reached = 0.0, list[Reached]()
-    while spent < limit and (assignment := ledger.next()) is not None:
+    for _ in range(trials):
+        if (assignment := ledger.next()) is None:
+            break
         run = recorded.run(recorded.number(assignment.values), seen)
         spent += run_recorded(ledger, assignment.number, run, config.trial.adapt.rungs, is_variant(study, assignment))
         if study.get_trials(deepcopy=False)[assignment.number].state == TrialState.COMPLETE:
-            best = recorded.number(studies.best_trial(study).params)
-            reached.append(Reached(spent, recorded.score(best, seen)))
+            best = recorded.number(studies.trial_values(studies.best_trial(study)))
+            found = recorded.score(best, seen)
+            reached.append(Reached(assignment.number + 1, spent, found, recorded.best(seen) - found))
     return reached
 
 
 def run_recorded(ledger: Ledger, trial: int, run: Run, rungs: Sequence[int], variant: bool) -> float:
     """Report a recorded run's rungs until the ledger stops it; returns what that cost."""
     spent = 0.0
-    for index, rung in enumerate(run.rungs):
+    for rung in run.rungs:
         spent += cost(rung, variant)
-        report = RungReport(index, rung.steps, rungs[-1], rung.accuracies, {}, rung.seconds, (), 0, "cpu", 0.0)
-        if ledger.report(trial, report):
+        if ledger.report(trial, rung.report(rungs[-1])):
             return spent
     ledger.fail(trial, Failure(DIVERGED, run.failure))
     return spent
@@ -231,55 +245,42 @@ def cost(rung: Rung, variant: bool) -> float:
     return sum(s for stage, s in rung.seconds.items() if not (variant and stage in SHARED))
 
 
-def at(reached: Sequence[Reached], seconds: float) -> float:
-    """Return the accuracy (0..1) that a search had reached by then; not a number before its first finished trial."""
-    return next((r.accuracy for r in reversed(reached) if r.seconds <= seconds), math.nan)
+def at(reached: Sequence[Reached], trials: int) -> Reached | None:
+    """Return what a search had reached by so many trials; None before its first finished one."""
+    return next((each for each in reversed(reached) if each.trials <= trials), None)
 
 
-def seconds_to(reached: Sequence[Reached], accuracy: float) -> float:
-    """Return after how many seconds a search first had an accuracy, infinite where it never did."""
-    return next((r.seconds for r in reached if r.accuracy >= accuracy), math.inf)
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return median and quartiles: recorded values, so that infinite ones do no harm."""
-    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), method="lower")
-    return float(middle), float(low), float(high)
+def quartiles(values: Sequence[float]) -> str:
+    """Return median and quartiles of shares, in percent points."""
+    low, middle, high = (100 * each for each in np.quantile(values, (0.25, 0.5, 0.75)))
+    return f"{middle:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", type=Path, default=FILE)
     parser.add_argument("--searches", type=int, default=200, help="of each way")
+    parser.add_argument("--objective", choices=typing.get_args(Objective), default="accuracy")
     options = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    recorded = Recorded(Table.model_validate_json(options.file.read_bytes()))
-    trial = recorded.trial_seconds
+    recorded = Recorded(Table.model_validate_json(options.file.read_bytes()), options.objective)
     print(
-        f"{len(recorded.configurations)} configurations, {len(recorded.seeds)} seed pairs, {trial:.1f} s a full trial; "
-        f"dev accuracy % under unseen seeds, median [quartiles] of {options.searches} searches,\n"
-        f"best {', '.join(f'{100 * recorded.best(seen):.1f}' for seen in recorded.seeds)} by seed pair that is seen"
+        f"{len(recorded.configurations)} configurations, {len(recorded.seeds)} seed pairs, objective "
+        f"{options.objective}; regret to the table's best in points of dev accuracy under unseen seeds, median\n"
+        f"[quartiles] of {options.searches} searches after so many trials, {len(recorded.enqueued)} of them enqueued; "
+        f"best {', '.join(f'{100 * recorded.best(seen):.1f} %' for seen in recorded.seeds)} by seed pair that is seen"
     )
-    print(
-        "".join(
-            [f"{'':<28}", *(f"{f'{n * trial:.0f} s':>20}" for n in BUDGETS), f"{f's to {NEAR_BEST:.0%} of best':>22}"]
-        )
-    )
+    print(f"{'':<28}" + "".join(f"{trials:>20}" for trials in BUDGETS) + f"{f's of {BUDGETS[-1]}':>10}")
     for method in methods():
-        searches = replay(recorded, method, options.searches, BUDGETS[-1] * trial)
-        print(f"{method.name:<28}" + "".join(told(recorded, searches)), flush=True)
+        searches = replay(recorded, method, options.searches, BUDGETS[-1])
+        print(f"{method.name:<28}" + "".join(told(searches)), flush=True)
 
 
-def told(recorded: Recorded, searches: Sequence[Sequence[Reached]]) -> list[str]:
-    """Return the cells of a row: what was reached at each budget, and the seconds to nearly the best."""
-    cells = []
-    for budget in BUDGETS:
-        middle, low, high = quartiles([100 * at(reached, budget * recorded.trial_seconds) for reached in searches])
-        cells.append(f"{f'{middle:.1f} [{low:.1f}, {high:.1f}]':>20}")
-    goals = [NEAR_BEST * recorded.best(recorded.seeds[i % len(recorded.seeds)]) for i in range(len(searches))]
-    times = [seconds_to(reached, goal) for reached, goal in zip(searches, goals, strict=True)]
-    middle, low, high = quartiles(times)
-    return [*cells, f"{f'{middle:.0f} [{low:.0f}, {high:.0f}]':>22}"]
+def told(searches: Sequence[Sequence[Reached]]) -> list[str]:
+    """Return the cells of a row: the regret after so many trials, and the mean seconds of all."""
+    found = [[reached for search in searches if (reached := at(search, trials))] for trials in BUDGETS]
+    cells = [f"{quartiles([each.regret for each in some]):>20}" for some in found]
+    return [*cells, f"{mean([each.seconds for each in found[-1]]):>10.0f}"]
 
 
 if __name__ == "__main__":

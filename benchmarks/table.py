@@ -1,8 +1,8 @@
 """Records a table of configurations: all rungs, several seed pairs, stage seconds; benchmarks/replay.py searches in it.
 
-The configurations are random draws of the dear values of the demo's space, each with several draws of the cheap ones;
-the published configuration is the first. One file holds everything; what it holds is not run again, so an interrupted
-recording goes on. Run: OMP_NUM_THREADS=1 python -m benchmarks.table --workers 2
+First come the rows that a search of the demo enqueues, then random draws of the dear values of its space, each with
+several draws of the cheap ones, until there are so many different configurations. One file holds everything; what it
+holds is not run again, so an interrupted recording goes on. Run: OMP_NUM_THREADS=1 python -m benchmarks.table
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,17 +32,28 @@ from search.space import Domain, Scalar, dear_paths, published_values, resolve_s
 
 ROOT = Path(__file__).parent.parent
 SEARCH = ROOT / "examples" / "demo.yaml"
-SETTINGS = ("trial.adapt.rungs=[25, 50, 100]",)
 FILE = ROOT / "benchmarks" / "table.json"
 SHARED = ("mine", "adapt")  # stages that configurations with the same dear values share
 
 
 class Rung(Frozen):
-    """A rung as it was measured: dev accuracy (0..1) per judge seed, seconds by stage with nothing shared."""
+    """A rung as it was measured: what ``RungReport`` says of dev, and seconds by stage with nothing shared."""
 
     steps: int
     accuracies: tuple[float, ...]
+    log_likelihoods: tuple[float, ...] = ()
+    briers: tuple[float, ...] = ()
+    log_likelihood_ensemble: float | None = None
+    brier_ensemble: float | None = None
     seconds: dict[str, float]
+
+    def report(self, total_steps: int) -> RungReport:
+        """Return it as a trial's report."""
+        said = self.model_dump(exclude={"steps", "seconds"})
+        return RungReport(
+            rung=0, steps=self.steps, total_steps=total_steps, losses={}, seconds=self.seconds, pool_sizes=(),
+            pool_fallbacks=0, device="cpu", peak_memory_mb=0.0, **said,
+        )  # fmt: skip
 
 
 class Run(Frozen):
@@ -66,15 +78,16 @@ class Configuration(Frozen):
 
 
 class Table(Frozen):
-    """A search as in its YAML file, its space resolved; configurations of its space; their runs."""
+    """A search as in its YAML file, its space resolved; configurations of its space, the enqueued first; their runs."""
 
     search: dict[str, Any]
     configurations: tuple[Configuration, ...]
+    enqueued: int
     runs: tuple[Run, ...] = ()
 
 
 def record(
-    config: SearchConfig, file: Path, cache: Path, groups: int, variants: int, seeds: int, workers: int
+    config: SearchConfig, file: Path, cache: Path, count: int, variants: int, seeds: int, workers: int
 ) -> Iterator[Table]:
     """Run what a file lacks of a table, writing and yielding the table whenever a group under a seed is done.
 
@@ -84,20 +97,22 @@ def record(
     source_clips = len(Corpus.open(inputs.source))
     space = resolve_space(config.space, source_clips, config.trial.judge.profile)
     config = config.model_copy(update={"space": space})
-    planned = plan(space, published_values(space, source_clips), groups, variants, config.sampler.seed)
-    table = Table(search=config.model_dump(mode="json", exclude={"confirm"}), configurations=planned)
+    known = [published_values(space, source_clips)]
+    planned = plan(space, known, count, variants, config.sampler.seed)
+    search = config.model_dump(mode="json", exclude={"confirm"})
+    table = Table(search=search, configurations=planned, enqueued=len(known))
     if file.exists():
         found = Table.model_validate_json(file.read_bytes())
-        if (found.search, found.configurations) != (table.search, table.configurations):
+        if found.model_copy(update={"runs": ()}) != table:
             raise ConfigError(f"{file} holds a table of other configurations; give another --file, or delete it")
         table = found
     done = {(run.configuration, run.seed) for run in table.runs}
     jobs = []
-    for first in range(0, len(planned), variants):
-        members = range(first, first + variants)
-        missing = [seed for seed in range(seeds) if not done >= {(n, seed) for n in members}]
-        trials = {n: with_values(config.trial, planned[n].values) for n in members}
-        jobs += [Job(inputs, trials, seed, config.judge_seeds) for seed in missing]
+    for seed in range(seeds):  # every seed pair whole, so that a table that is not finished is of use
+        for _, members in groupby(range(len(planned)), key=lambda n: planned[n].group):
+            trials = {n: with_values(config.trial, planned[n].values) for n in members}
+            if not done >= {(n, seed) for n in trials}:
+                jobs.append(Job(inputs, trials, seed, config.judge_seeds))
     with get_context("spawn").Pool(workers) as pool:
         for runs in pool.imap_unordered(run_group, jobs):
             table = table.model_copy(update={"runs": (*table.runs, *runs)})
@@ -106,18 +121,27 @@ def record(
 
 
 def plan(
-    space: Mapping[str, Domain], published: dict[str, Scalar], groups: int, variants: int, seed: int
+    space: Mapping[str, Domain], known: Sequence[dict[str, Scalar]], count: int, variants: int, seed: int
 ) -> tuple[Configuration, ...]:
-    """Draw configurations, group by group; the published one is the first."""
+    """Return different configurations, those ``known`` first, then draws of the space, group by group.
+
+    Up to ``variants`` of a group have dear values in common; where these leave less to draw, it is smaller.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    dear, made = dear_paths(space), list[Configuration]()
-    for group in range(groups):
-        first = suggest(study.ask(), space, {}) if group else published
+    dear, group = dear_paths(space), len(known)
+    made = {_key(values): Configuration(group=n, values=values) for n, values in enumerate(known)}
+    while len(made) < count:
+        first = suggest(study.ask(), space, {})
         kept = {path: value for path, value in first.items() if path in dear}
-        drawn = [first, *(suggest(study.ask(), space, kept) for _ in range(variants - 1))]
-        made += [Configuration(group=group, values=values) for values in drawn]
-    return tuple(made)
+        for values in (first, *(suggest(study.ask(), space, kept) for _ in range(variants - 1))):
+            made.setdefault(_key(values), Configuration(group=group, values=values))
+        group += 1
+    return tuple(made.values())[:count]
+
+
+def _key(values: Mapping[str, Scalar]) -> frozenset[tuple[str, Scalar]]:
+    return frozenset(values.items())
 
 
 @dataclass(frozen=True)
@@ -146,7 +170,8 @@ def run_group(job: Job) -> list[Run]:
                 for report, share in reports(inputs, config, seeds):
                     seconds = unshared(report, share, made.get(report.steps, {}))
                     made.setdefault(report.steps, seconds)
-                    rungs.append(Rung(steps=report.steps, accuracies=report.accuracies, seconds=seconds))
+                    said = {name: getattr(report, name) for name in Rung.model_fields if name != "seconds"}
+                    rungs.append(Rung(seconds=seconds, **said))
             except KinemicError as error:
                 failure = f"{type(error).__name__}: {error}"
             runs.append(Run(configuration=number, seed=job.seed, rungs=tuple(rungs), failure=failure))
@@ -177,16 +202,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", type=Path, default=FILE)
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
-    parser.add_argument("--groups", type=int, default=16, help="draws of the dear values")
-    parser.add_argument("--variants", type=int, default=3, help="draws of the cheap values for each")
+    parser.add_argument("--configurations", type=int, default=48)
+    parser.add_argument("--variants", type=int, default=3, help="draws of the cheap values for each of the dear ones")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args(arguments)
-    start, whole = time.monotonic(), options.groups * options.variants * options.seeds
-    config = load(SEARCH, SETTINGS)
-    for table in record(
-        config, options.file, options.cache, options.groups, options.variants, options.seeds, options.workers
-    ):
+    start, whole = time.monotonic(), options.configurations * options.seeds
+    config = load(SEARCH)
+    count, variants, seeds = options.configurations, options.variants, options.seeds
+    for table in record(config, options.file, options.cache, count, variants, seeds, options.workers):
         failed = sum(bool(run.failure) for run in table.runs)
         print(f"{len(table.runs)} of {whole} runs, {failed} failed, {time.monotonic() - start:.0f} s", flush=True)
 

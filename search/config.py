@@ -122,7 +122,7 @@ class StagesConfig(Frozen):
 class ConfirmConfig(HeldOutSplit):
     """The test split, and what is run again before it is opened; a trial never gets it, not even its path."""
 
-    best: int = Field(default=3, ge=1)  # trials of highest dev accuracy, of which one is the winner
+    best: int = Field(default=3, ge=1)  # trials, the best on dev by the objective, of which one is the winner
     seeds: int = Field(default=3, ge=2)  # repetitions of each row: adaptation and generation seeds
     judge_seeds: int = Field(default=2, ge=1)  # in each repetition
     classifiers: tuple[JudgeProfile, ...] = ()  # that score winner and baselines beside the search's own judge

@@ -89,11 +89,15 @@ def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain]
     if study.get_trials(deepcopy=False):
         return study
     keep_objective(study, config.objective)
-    published = published_values(space, source_clips)
-    inside = {path: value for path, value in published.items() if contains(space[path], value)}
-    outside = {path: value for path, value in published.items() if path not in inside}
-    study.enqueue_trial(inside, user_attrs={_ROLE: PUBLISHED, _FIXED: outside})
+    enqueue(study, space, published_values(space, source_clips), PUBLISHED)
     return study
+
+
+def enqueue(study: optuna.Study, space: Mapping[str, Domain], values: Mapping[str, Scalar], role: str = "") -> None:
+    """Enqueue a trial of these values; what lies outside the space is fixed, and no parameter of the study."""
+    inside = {path: value for path, value in values.items() if contains(space[path], value)}
+    outside = {path: value for path, value in values.items() if path not in inside}
+    study.enqueue_trial(inside, user_attrs={_ROLE: role, _FIXED: outside})
 
 
 def open_study(config: SearchConfig, folder: Path, name: str) -> optuna.Study:
