@@ -29,6 +29,7 @@ GOALS: Final[dict[str, Callable[[Rung], float]]] = {
     "accuracy": lambda rung: mean(rung.accuracies),
     "log_likelihood": lambda rung: mean(rung.log_likelihoods),
     "log_likelihood, ensemble": lambda rung: _known(rung.log_likelihood_ensemble),
+    "log_likelihood, cooled": lambda rung: _known(rung.cooled),
     "brier": lambda rung: -mean(rung.briers),
     "brier, ensemble": lambda rung: -_known(rung.brier_ensemble),
 }

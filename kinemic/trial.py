@@ -144,7 +144,7 @@ class _Trial:
     def _keep(self, scored: _Scored, views: Sequence[Stages], repetition: int, steps: int, clock: Clock) -> RungReport:
         folder = _folder(self.workdir, repetition, steps)
         said = of_all_classifiers([*self._earlier(repetition, steps), scored.said])
-        said.save(folder / _SAID)
+        said.save(folder / PREDICTIONS)
         diagnostics: dict[str, float] = {}
         if steps == self.config.adapt.rungs[-1]:
             write_scores(self.workdir / "artifacts", self.material.data.corpus.classes, said.confusions)
@@ -181,7 +181,7 @@ class _Trial:
             return []
         folder = _folder(self.workdir, repetition - 1, steps)
         try:
-            return [Predictions.load(folder / _SAID)]
+            return [Predictions.load(folder / PREDICTIONS)]
         except CheckpointError as error:
             raise DataError(f"{error}; or delete {folder}, and it is made again") from error
 
@@ -212,7 +212,7 @@ class _Trial:
                 save_judge(judge, judge_file(self.workdir, number), data.corpus.classes, seed)
 
 
-_SAID = "predictions.safetensors"
+PREDICTIONS = "predictions.safetensors"  # of a rung, in its folder
 
 
 def _schedule(rungs: Sequence[int], repetitions: int) -> list[tuple[int, int]]:

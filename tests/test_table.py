@@ -54,6 +54,7 @@ def made_up(groups: int, variants: int) -> Table:
                     briers=tuple(map(analytic.brier, found)),
                     log_likelihood_ensemble=-1.0,
                     brier_ensemble=0.5,
+                    cooled=-1.0,
                     seconds=SECONDS,
                 )
                 for steps, found in rungs
@@ -103,7 +104,8 @@ def test_an_interrupted_recording_goes_on_and_shares_what_is_adapted(tmp_path: P
     assert [(run.configuration, run.seed) for run in whole.runs] == [(n, 0) for n in range(3)]
     for run in whole.runs:
         assert [rung.steps for rung in run.rungs] == [2]
-        assert all(len(rung.accuracies) == 1 for rung in run.rungs)
+        assert all(len(rung.accuracies) == len(rung.briers) == 1 for rung in run.rungs)
+        assert all(rung.cooled != rung.log_likelihoods[0] for rung in run.rungs)
     for leader, variant in (whole.runs[1:],):
         for stage in SHARED:  # the variant found these, and costs what they had cost
             assert [r.seconds.get(stage) for r in leader.rungs] == [r.seconds.get(stage) for r in variant.rungs]
