@@ -137,7 +137,7 @@ class MiningConfig(Frozen):
     top_k: int = Field(250, ge=1)
     threshold: float = Field(0.0, ge=0, lt=1)  # quantile of the class's own similarity distribution; 0 is off
     min_pool: int = Field(4, ge=1)
-    per_caption: int | None = Field(None, ge=1)  # clips of one sentence in a pool; None: as many as come
+    per_caption: int = Field(0, ge=0)  # most clips of one sentence in a pool; 0 is off
     floor: float = Field(0.0, ge=0, lt=1)  # similarity that a clip must reach, else the pool stays without it; 0 is off
 
 

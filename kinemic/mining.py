@@ -142,7 +142,7 @@ def mine(
     pools, place = [], 0
     for captions_QE in unit:
         rough_N = rough_MN[place : place + len(captions_QE)].max(axis=0)
-        sentences_N = None if config.per_caption is None or captions is None else captions.closest(captions_QE)
+        sentences_N = None if config.per_caption == 0 or captions is None else captions.closest(captions_QE)
         pools.append(_pool(clips_NE, lengths_N, clip_names, rough_N, captions_QE, config, sentences_N))
         place += len(captions_QE)
     return MiningResult(tuple(pools), _warnings(pools, len(clips_NE), config))
@@ -184,7 +184,7 @@ def _pool(
     near = np.flatnonzero(rough_N >= lowest - ROUNDING)
     near = near[np.argsort(-rough_N[near], kind="stable")]
     ranked, similarities = _settle_ties(near, rough_N[near], clips_NE, lengths_N, names, captions_QE)
-    if sentences_N is not None and config.per_caption is not None:
+    if sentences_N is not None:
         taken = _occurrences(sentences_N[ranked]) < config.per_caption
         ranked, similarities = ranked[taken], similarities[taken]
     ranked, similarities = ranked[:k], similarities[:k]
