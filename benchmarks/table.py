@@ -25,6 +25,7 @@ from kinemic.data.corpus import Corpus
 from kinemic.errors import ConfigError, KinemicError
 from kinemic.files import write_text
 from kinemic.inputs import prepare_inputs
+from kinemic.mining_ranges import ranges_of
 from kinemic.predictions import Predictions
 from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs, mean
@@ -102,7 +103,7 @@ def record(
     """
     inputs = prepare_inputs(config, cache)
     source_clips = len(Corpus.open(inputs.source))
-    space = resolve_space(config.space, source_clips, config.trial.judge.profile)
+    space = resolve_space(config.space, source_clips, config.trial.judge.profile, ranges_of(inputs))
     config = config.model_copy(update={"space": space})
     known = [published_values(space, source_clips)]
     planned = plan(space, known, count, variants, config.sampler.seed)

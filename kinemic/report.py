@@ -27,6 +27,23 @@ class TrialInputs:
 
 
 @dataclass(frozen=True)
+class MiningRanges:
+    """The largest ``top_k``, the ends of ``floor`` and the largest ``per_caption`` that are worth a trial.
+
+    ``top_k``: clips that are at least four fifths of the way from the class's median similarity over the source to its
+    best, the median over classes: with more, most classes take clips of other actions. ``floor``: from the similarity
+    that the pools of all classes reach with that ``top_k``, where it changes nothing, to the median of the classes'
+    best, where half of them mine nothing. ``per_caption``: clips of the commonest captions in any of these pools, where
+    it limits nothing.
+    """
+
+    top_k: int
+    per_caption: int
+    floor_low: float
+    floor_high: float
+
+
+@dataclass(frozen=True)
 class RungReport:
     """One scored rung of a trial: budget in steps, dev accuracies (0..1), losses, seconds by stage.
 

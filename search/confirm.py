@@ -45,12 +45,11 @@ from search.confirmation import (
     tested_row,
     under,
 )
-from search.folder import SearchFolder
+from search.folder import SearchFolder, State
 from search.goal import Objective
 from search.messages import first_line
 from search.resources import connected, share
 from search.sitting import Opened, Sat, Sitting, Watch, search_command, sit
-from search.space import resolve_space
 from search.status import trial_rows
 from search.tags import CONFIRMED_TAG
 from search.trainable import RunTrial
@@ -156,17 +155,17 @@ def _plan(opened: Opened, runs: Path) -> _Plan:
         )
     data = load_trial_data(opened.state.inputs.trial_data)
     target, test = choose_clips(config, settings, data, (runs / "cache").resolve())
-    trials, rivals, planned = rows_of(config, settings, opened.study, folder, opened.state.source_clips)
+    trials, rivals, planned = rows_of(config, settings, opened.study, folder, opened.state)
     split = _hash([target.names[i] for i in test])
     return _Plan(opened, settings, trials, rivals, planned, target, data, split, len(test))
 
 
 def rows_of(
-    config: SearchConfig, settings: ConfirmConfig, study: optuna.Study, folder: SearchFolder, source_clips: int
+    config: SearchConfig, settings: ConfirmConfig, study: optuna.Study, folder: SearchFolder, state: State
 ) -> tuple[list[Contender], list[Contender], dict[str, list[Run]]]:
     """Return the best trials, the baselines, and the runs of each. Raises KinemicError before a trial has finished."""
     trials = candidates(study, config, settings.best)
-    rivals = baselines(config, resolve_space(config.space, source_clips, config.trial.judge.profile), source_clips)
+    rivals = baselines(config, state.space(config), state.source_clips)
     seeds = [fresh_seeds(config.sampler.seed, "confirm", k, settings.judge_seeds) for k in range(settings.seeds)]
     keeping = [replace(c, config=with_values(c.config, {"judge.keep": True})) for c in (*rivals, *trials)]
     return trials, rivals, plan(keeping, seeds, folder.confirmation)

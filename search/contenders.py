@@ -17,7 +17,6 @@ from search.baselines import Contender, contenders
 from search.config import SearchConfig
 from search.folder import SearchFolder
 from search.shares import Share
-from search.space import resolve_space
 from search.trainable import Work
 
 HEADING = "on dev: chosen on these clips"
@@ -97,9 +96,9 @@ def planned(found: Sequence[Contender], config: SearchConfig, folder: Path) -> d
 
 def planned_of(study: optuna.Study, config: SearchConfig, folder: SearchFolder) -> dict[str, list[Run]]:
     """Return the runs of a search's contenders, as ``planned`` does. Raises KinemicError before a trial finished."""
-    clips = folder.state().source_clips
-    space = resolve_space(config.space, clips, config.trial.judge.profile)
-    return planned(contenders(study, config, space, clips), config, folder.contenders)
+    state = folder.state()
+    found = contenders(study, config, state.space(config), state.source_clips)
+    return planned(found, config, folder.contenders)
 
 
 def store(table: ContenderTable, path: Path) -> None:

@@ -42,7 +42,7 @@ def cost_of_confirmation(config: SearchConfig, folder: SearchFolder) -> str:
     if config.data.split.folds is None or config.confirm is None:
         return ""
     study = studies.open_study(config, folder.path, folder.state().study)
-    _, _, runs = rows_of(config, config.confirm, study, folder, folder.state().source_clips)
+    _, _, runs = rows_of(config, config.confirm, study, folder, folder.state())
     return config.data.split.cost(again=_left(runs))
 
 

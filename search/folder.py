@@ -17,8 +17,9 @@ from kinemic.faults import writing
 from kinemic.files import write_text
 from kinemic.reading import load_yaml
 from kinemic.redaction import without_secrets
-from kinemic.report import TrialInputs
+from kinemic.report import MiningRanges, TrialInputs
 from search.config import SearchConfig, validate
+from search.space import Domain, resolve_space
 
 # What a search's settings may change in without a change of its trials: they stay comparable.
 CHANGE_NO_TRIAL = ("confirm", "budget.", "resources.", "stages.", "patience")
@@ -30,7 +31,7 @@ class State:
 
     ``identity`` is what the search's runs in MLflow are found by: another search of the same name and space, in another
     folder or after this one was deleted, has another. ``settings`` are those it was started with, by which edits of its
-    file are noticed; searches of before they were kept have none.
+    file are noticed; ``ranges`` is what ``auto`` in its space stands for. Searches of before they were kept have none.
     """
 
     study: str
@@ -38,6 +39,11 @@ class State:
     inputs: TrialInputs
     identity: str = ""
     settings: Mapping[str, Any] | None = None
+    ranges: MiningRanges | None = None
+
+    def space(self, config: SearchConfig) -> dict[str, Domain]:
+        """Return the space of the search as it was resolved when it was started."""
+        return resolve_space(config.space, self.source_clips, config.trial.judge.profile, self.ranges)
 
 
 @dataclass(frozen=True)

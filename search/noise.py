@@ -19,6 +19,7 @@ from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.data.splits import TrialData, load_trial_data
 from kinemic.errors import ConfigError
 from kinemic.files import write_text
+from kinemic.mining_ranges import ranges_of
 from kinemic.progress import Progress, ProgressCallback, silent
 from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs
@@ -59,7 +60,7 @@ def measure(
     if cost := config.data.split.cost(again=design.configurations * design.adaptations * design.generations):
         say(cost)
     inputs, source_clips = prepared or prepare(config, runs, progress)
-    space = resolve_space(config.space, source_clips, config.trial.judge.profile)
+    space = resolve_space(config.space, source_clips, config.trial.judge.profile, ranges_of(inputs))
     found = draw(config, space, source_clips, design.configurations)
     keep = {"judge.keep": config.data.split.folds is None}  # what a judge makes of each clip is asked at the end
     keeping = [replace(contender, config=with_values(contender.config, keep)) for contender, _ in found]

@@ -37,7 +37,6 @@ from search.scheduler import StudyScheduler
 from search.searcher import StudySearcher
 from search.server import check_reachable, page_of
 from search.sitting import Opened, Sitting, Watch, search_command, sit, tidy, tracking_uri
-from search.space import resolve_space
 from search.status import TrialRow, trial_rows
 from search.tags import BEST_TAG
 from search.tracking import Tracker
@@ -78,18 +77,21 @@ def start(
     Raises KinemicError before anything of the search is written: for a name that is taken, and for a tracking server, a
     storage or data that can't be used.
     """
+    from kinemic.mining_ranges import ranges_of
+
     folder = SearchFolder((runs / config.name).resolve())
     _check_new(folder, config, runs)
     check_reachable(tracking_uri(config, runs))
     studies.prove_storage(config)
     inputs, source_clips = prepared or prepare(config, runs, progress)
-    space = resolve_space(config.space, source_clips, config.trial.judge.profile)
+    ranges = None if prepared else ranges_of(inputs)
+    state = State("", source_clips, inputs, settings=settings_of(config), ranges=ranges)
+    space = state.space(config)
     with sole(folder.path):
         _check_new(folder, config, runs)  # again: preparing takes minutes
         folder.create(config)
         study = studies.create_study(config, folder.path, space, source_clips)
-        identity = new_identity(study.study_name)
-        state = State(study.study_name, source_clips, inputs, identity, settings_of(config))
+        state = replace(state, study=study.study_name, identity=new_identity(study.study_name))
         folder.write_state(state)
     return Opened(config, folder, study, space, state)
 
@@ -134,7 +136,7 @@ def reopen(name: str, runs: Path, *, check_inputs: bool = True, progress: Progre
     folder.refuse_edits()
     config, state = folder.config(), folder.state()
     check_reachable(tracking_uri(config, runs))
-    space = resolve_space(config.space, state.source_clips, config.trial.judge.profile)
+    space = state.space(config)
     study = studies.open_study(config, folder.path, state.study)
     if check_inputs and not _all_there(state.inputs):
         inputs, source_clips = prepare(config, runs, progress)

@@ -11,11 +11,16 @@ from pydantic import Field, model_validator
 
 from kinemic.config import Frozen, TrialConfig
 from kinemic.errors import ConfigError
+from kinemic.report import MiningRanges
 
 Scalar = bool | int | float | str
 Conditions = dict[str, tuple[Scalar, ...]]
 Cost = Literal["cheap", "dear"]  # of changing a value alone: cheap ones leave the adapted generator as it is
 
+AUTO = {  # the ends that may be left to the corpus, see ``resolve_space``
+    "low": ("mining.floor",),
+    "high": ("mining.top_k", "mining.per_caption", "mining.floor", "synthesis.clips_per_class"),
+}
 PUBLISHED_SOURCE_CLIPS = 23_384  # HumanML3D training clips, the source that the published top_k of 250 was chosen on
 SMALLEST_POOL = 4
 SYNTHESIS = "synthesis."  # paths that leave an adapted generator as it is
@@ -38,18 +43,19 @@ class IntDomain(Frozen):
 
 
 class FloatDomain(Frozen):
-    """Real numbers from low to high, both included."""
+    """Real numbers from low to high, both included; ``auto`` ends are resolved when the corpus is known."""
 
     type: Literal["float"] = "float"
-    low: float
-    high: float
+    low: float | Literal["auto"]
+    high: float | Literal["auto"]
     log: bool = False
     cost: Cost | None = None
     when: Conditions = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _ordered(self) -> FloatDomain:
-        _check_range(self.low, self.high, self.log)
+        if self.low != "auto":
+            _check_range(self.low, self.low if self.high == "auto" else self.high, self.log)
         return self
 
 
@@ -102,27 +108,36 @@ def default_space() -> dict[str, dict[str, Any]]:
     }
 
 
-def resolve_space(space: Mapping[str, Domain], source_clips: int, profile: str) -> dict[str, Domain]:
+def resolve_space(
+    space: Mapping[str, Domain], source_clips: int, profile: str, ranges: MiningRanges | None = None
+) -> dict[str, Domain]:
     """Return the space with ``auto`` replaced and pools clamped to the source corpus.
 
-    ``mining.top_k`` goes up to a tenth of the source; generated clips a class up to what the judge's profile takes.
+    The settings of mining go as far as ``ranges`` says; without it, in a search of before there were any, ``top_k``
+    goes up to a tenth of the source. Generated clips a class go up to what the judge's profile takes.
     """
-    auto = {
-        "mining.top_k": max(source_clips // 10, SMALLEST_POOL),
+    top_k = max(source_clips // 10, SMALLEST_POOL)
+    ranges = ranges or MiningRanges(top_k, top_k, floor_low=0.0, floor_high=0.9)
+    lows = {"mining.floor": ranges.floor_low}
+    highs: dict[str, float] = {
+        "mining.top_k": ranges.top_k,
+        "mining.per_caption": ranges.per_caption,
+        "mining.floor": ranges.floor_high,
         "synthesis.clips_per_class": 100 if profile == "published" else 20,
     }
     resolved: dict[str, Domain] = {}
     for path, domain in space.items():
-        if isinstance(domain, IntDomain):
-            high = auto[path] if domain.high == "auto" else domain.high
+        if not isinstance(domain, CategoricalDomain):
+            low = lows[path] if domain.low == "auto" else domain.low
+            high = highs[path] if domain.high == "auto" else domain.high
             if path == "mining.top_k":
                 high = min(high, source_clips)
-            if high < domain.low:
+            if high < low:
                 raise ConfigError(
-                    f"space.{path}: low {domain.low} is above {high}, the most that {source_clips} source clips allow; "
-                    "lower it"
+                    f"space.{path}: low {low} is above {high}, the most that {source_clips} source clips allow; lower "
+                    "it, or give high a number"
                 )
-            domain = domain.model_copy(update={"high": high})
+            domain = domain.model_copy(update={"low": low, "high": high})
         resolved[path] = domain
     return resolved
 
@@ -160,6 +175,7 @@ def contains(domain: Domain, value: Scalar) -> bool:
     """Say whether a value lies in a resolved domain; whole numbers alone lie between the ends of an integer one."""
     if isinstance(domain, CategoricalDomain):
         return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in domain.choices)
+    assert not isinstance(domain.low, str)
     assert not isinstance(domain.high, str)
     assert not isinstance(value, str)
     whole = isinstance(domain, FloatDomain) or value == int(value)
@@ -177,6 +193,8 @@ def suggest(trial: Suggests, space: Mapping[str, Domain], fixed: Mapping[str, Sc
         elif isinstance(domain, CategoricalDomain):
             values[path] = trial.suggest_categorical(path, domain.choices)
         elif isinstance(domain, FloatDomain):
+            assert domain.low != "auto"
+            assert domain.high != "auto"
             values[path] = trial.suggest_float(path, domain.low, domain.high, log=domain.log)
         else:
             assert domain.high != "auto"

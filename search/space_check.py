@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from kinemic.config import TrialConfig
 from kinemic.errors import ConfigError
 from kinemic.reading import field_of, with_values
-from search.space import SYNTHESIS, CategoricalDomain, Domain, IntDomain, Scalar, getattr_path, ordered
+from search.space import AUTO, SYNTHESIS, CategoricalDomain, Domain, Scalar, getattr_path, ordered
 
 # Never searched: tuning the judge is not tuning the generator, and trials of different budgets can't be compared.
 _REFUSED = {
@@ -62,14 +62,13 @@ def _fits(annotation: type, choice: Scalar) -> bool:
 def _corners(domain: Domain) -> list[Scalar]:
     if isinstance(domain, CategoricalDomain):
         return list(domain.choices)
-    return [domain.low] if isinstance(domain.high, str) else [domain.low, domain.high]
+    return [end for end in (domain.low, domain.high) if not isinstance(end, str)]
 
 
 def _check_auto(path: str, domain: Domain, here: str) -> None:
-    if isinstance(domain, IntDomain) and domain.high == "auto":
-        known = ("mining.top_k", "synthesis.clips_per_class")
-        if path not in known:
-            raise ConfigError(f"{here}: high: auto is known for {' and '.join(known)} only; give a number")
+    for end, known in AUTO.items():
+        if getattr(domain, end, None) == "auto" and path not in known:
+            raise ConfigError(f"{here}: {end}: auto is known for {', '.join(known)} only; give a number")
 
 
 def _check_cost(path: str, domain: Domain, here: str) -> None:

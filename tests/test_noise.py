@@ -23,6 +23,7 @@ from kinemic.config import JudgeConfig, TrialConfig, TrialSeeds
 from kinemic.data.splits import load_trial_data
 from kinemic.errors import ConfigError, DivergedError, KinemicError
 from kinemic.judges import judge_file, save_judge
+from kinemic.mining_ranges import ranges_of
 from kinemic.progress import Progress, silent
 from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs
@@ -96,7 +97,7 @@ def computed(runs: Path) -> dict[str, str]:
 def test_what_is_kept_is_what_the_runs_scored_by_rung_configuration_and_seed(runs: Path, prepared: Prepared) -> None:
     found = json.loads((runs / "toy" / "noise.json").read_text())
     inputs, source_clips = prepared
-    drawn = draw(config(), resolve_space(config().space, source_clips, "temporal"), source_clips, 4)
+    drawn = draw(config(), resolve_space(config().space, source_clips, "temporal", ranges_of(inputs)), source_clips, 4)
     assert [row["values"] for row in found["configurations"]] == [values for _, values in drawn]
     for row, (contender, _) in zip(found["configurations"], drawn, strict=True):
         expected = [

@@ -10,6 +10,7 @@ import pytest
 
 from kinemic.config import TrialConfig
 from kinemic.errors import ConfigError
+from kinemic.report import MiningRanges
 from search.config import SearchConfig, validate
 from search.space import (
     CategoricalDomain,
@@ -145,6 +146,25 @@ def test_pools_go_up_to_a_tenth_of_the_source_and_the_published_pool_is_scaled_t
     assert (space["mining.top_k"].low, space["mining.top_k"].high) == (4, 200)  # type: ignore[union-attr]
     assert published_values(space, 2000)["mining.top_k"] == round(250 / 23_384 * 2000) == 21
     assert published_values(space, 60)["mining.top_k"] == 4
+
+
+def test_auto_follows_the_similarities_of_the_classes_at_hand() -> None:
+    mining: dict[str, dict[str, object]] = {
+        "mining.top_k": {"type": "int", "low": 4, "high": "auto", "log": True},
+        "mining.per_caption": {"type": "int", "low": 1, "high": "auto", "log": True},
+        "mining.floor": {"type": "float", "low": "auto", "high": "auto"},
+    }
+    ranges = MiningRanges(top_k=23, per_caption=9, floor_low=0.42, floor_high=0.87)
+    space = resolve_space(config(mining).space, 5467, "temporal", ranges)
+    ends = {path: (domain.low, domain.high) for path, domain in space.items() if domain.type != "categorical"}
+    assert ends == {"mining.top_k": (4, 23), "mining.per_caption": (1, 9), "mining.floor": (0.42, 0.87)}
+    published = published_values(space, 5467)  # lies outside, and is run all the same
+    assert published == {"mining.top_k": 58, "mining.per_caption": 0, "mining.floor": 0.0}
+    assert not any(contains(space[path], value) for path, value in published.items())
+    with pytest.raises(ConfigError, match=r"space.mining.top_k: low 40 is above 23, the most that .* give high a num"):
+        resolve_space(config({"mining.top_k": {"type": "int", "low": 40, "high": "auto"}}).space, 5467, "s", ranges)
+    with pytest.raises(ConfigError, match=r"loss.rec: low: auto is known for mining.floor only"):
+        config({"loss.rec": {"type": "float", "low": "auto", "high": 2.0}})
 
 
 def test_a_pool_range_beyond_the_source_is_clamped_and_one_wholly_beyond_is_refused() -> None:
