@@ -17,10 +17,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from kinemic.adapt import Adaptation
-from kinemic.classify import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY
+from kinemic.classify import train_classifier
 from kinemic.clips import ClipSet
-from kinemic.config import AdaptConfig, LossConfig, MiningConfig, ModelConfig, Precision
+from kinemic.config import AdaptConfig, JudgeConfig, JudgeProfile, LossConfig, MiningConfig, ModelConfig, Precision
 from kinemic.diffusion import cosine_schedule, ddpm_sample, guided
+from kinemic.judge_profiles import NesterovCosine
 from kinemic.mining import mine
 from kinemic.models.mdm import MDM
 from kinemic.models.stgcn import STGCN
@@ -104,7 +105,7 @@ def sampling(model: ModelConfig, frames: int, steps: int, bf16: bool = False) ->
 def stgcn_epoch(bf16: bool = False) -> Callable[[], object]:
     """One epoch of the published judge: 120 clips of 100 frames, batches of 64."""
     model = STGCN(64, 10, CLASSES).train()
-    optimiser = torch.optim.SGD(model.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
+    optimiser, _ = NesterovCosine().start(model, 1)
     x, labels = torch.randn(120, 100, 22, 3), torch.arange(120) % CLASSES
 
     def run() -> None:
@@ -116,6 +117,13 @@ def stgcn_epoch(bf16: bool = False) -> Callable[[], object]:
             optimiser.step()
 
     return run
+
+
+def judge(profile: JudgeProfile) -> Callable[[], object]:
+    """A whole training on 50 real clips and 200 others."""
+    rng = np.random.default_rng(0)
+    clips, labels = list(rng.standard_normal((250, 60, 22, 3), np.float32)), np.arange(250) % 10
+    return lambda: train_classifier(clips, labels, 10, JudgeConfig(profile=profile), seed=0, real=50)
 
 
 def mining() -> Callable[[], object]:
@@ -135,6 +143,8 @@ def cases(long: bool) -> list[Case]:
         Case("adaptation step  D 512 L 8 ff 1024 T 60", 12.0, adaptation_step(PUBLIC, 60)),
         Case("sampling step    D 512 L 8 T 60", 1.11, sampling(PUBLIC, 60, steps), 2, steps),
         Case("ST-GCN epoch     base 64, 120 x 100 frames", 44.0, stgcn_epoch(), 2),
+        Case("judge temporal   50 real clips, 200 others", None, judge("temporal"), 1),
+        Case("judge stgcn      50 real clips, 200 others", None, judge("stgcn"), 1),
         Case("mining           23 384 x 512, 30 targets, k 250", 0.05, mining(), 5),
         Case("adaptation step  D 512 L 8 T 60  bf16", 12.0, adaptation_step(PUBLIC, 60, "bf16")),
         Case("sampling step    D 512 L 8 T 60  bf16", 1.11, sampling(PUBLIC, 60, steps, bf16=True), 2, steps),
