@@ -18,6 +18,7 @@ from search.config import SearchConfig, build, load
 from search.contenders import ContenderTable
 from search.costs import cost_of_search
 from search.folder import SearchFolder, find
+from search.known_rows import PUBLISHED
 from search.live import LiveTable
 from search.report import write_report
 from search.status import TrialRow, trial_rows
@@ -89,7 +90,7 @@ def _trials(rows: Sequence[TrialRow]) -> pd.DataFrame:
         {
             "number": row.number,
             "state": row.state,
-            "published": row.published,
+            "published": row.role == PUBLISHED,
             "variant_of": row.leader,
             "dev_accuracy": row.accuracy,
             "dev_accuracy_se": row.accuracy_se,

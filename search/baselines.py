@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -12,9 +12,10 @@ from kinemic.config import TrialConfig
 from kinemic.reading import with_values
 from search import study as studies
 from search.config import SearchConfig
+from search.known_rows import PUBLISHED, TITLES, known_values
 from search.space import Domain, Scalar, published_values
 
-REAL = "real"  # the key of the row of real clips only
+REAL, NONE, BEST = "real", "none", "best"  # keys of rows: real clips only, those and augmentation, the best trial
 _TRIAL = "trial_"  # what a candidate's key begins with, before its number
 
 
@@ -30,13 +31,14 @@ class Contender:
 def contenders(
     study: optuna.Study, config: SearchConfig, space: Mapping[str, Domain], source_clips: int
 ) -> list[Contender]:
-    """Return the few rows of a search's own end: real clips, the published configuration, the best trial.
+    """Return the rows of a search's own end: real clips, each source as it is known, the published one, the best trial.
 
-    Real-only rows generate nothing, so nothing is mined or adapted for them. Raises KinemicError without a best trial.
+    Raises KinemicError without a best trial.
     """
     chosen = _candidate(config, studies.best_trial(study))
-    published = Contender("published", "published configuration", _published(config, space, source_clips))
-    return [*_real(config), published, Contender("best", f"best {chosen.title}", chosen.config)]
+    published = Contender(PUBLISHED, "published configuration", _published(config, space, source_clips))
+    rows = _distinct([*_real(config), *_sources(config, space, source_clips), published])
+    return [*rows, Contender(BEST, f"best {chosen.title}", chosen.config)]
 
 
 def candidates(study: optuna.Study, config: SearchConfig, count: int) -> list[Contender]:
@@ -51,49 +53,53 @@ def trial_number(key: str) -> int | None:
 
 
 def baselines(config: SearchConfig, space: Mapping[str, Domain], source_clips: int) -> list[Contender]:
-    """Return every baseline of METHOD section 7; what is not said by its name is as in the published configuration."""
+    """Return every baseline of METHOD section 7, and each source as it is known."""
     published = _published(config, space, source_clips)
-
-    def but(values: Mapping[str, Scalar]) -> TrialConfig:
-        return with_values(published, values)
-
     single_stream: dict[str, Scalar] = {"loss.contrastive": 0.0, "loss.window_rec": 0.0, "loss.window_distill": 0.0}
-    # The windows are found by what the contrastive term trains, so this row can't go without it.
-    windows: dict[str, Scalar] = {
-        "synthesis.source": "mined_windows",
-        "loss.contrastive": published.loss.contrastive or 1.0,
-    }
     top_k, full = published.mining.top_k, min(TrialConfig().mining.top_k, source_clips)
-    return [
+    rows = [
         *_real(config),
-        Contender("mined_clips", "mined clips as they are", but({"synthesis.source": "mined_clips"})),
-        Contender("mined_windows", "mined windows as they are", but(windows)),
-        Contender("prior", "prior without fine-tuning", but({"synthesis.source": "prior"})),
-        Contender("single_stream", "single-stream fine-tuning", but(single_stream)),
-        Contender("published", f"published configuration, top_k {top_k}", published),
-        Contender("published_top_k", f"the same, top_k as published ({full})", but({"mining.top_k": full})),
+        *_sources(config, space, source_clips),
+        Contender("single_stream", "single-stream fine-tuning", with_values(published, single_stream)),
+        Contender(PUBLISHED, f"published configuration, top_k {top_k}", published),
+        Contender(
+            "published_top_k",
+            f"the same, top_k as published ({full})",
+            with_values(published, {"mining.top_k": full}),
+        ),
     ]
+    return _distinct(rows)
 
 
 def _real(config: SearchConfig) -> list[Contender]:
-    """Return the rows of real clips alone: as they are, and augmented."""
-    titles = {REAL: "real only", "augmented": "real + classical augmentation"}
-    return [
-        Contender(
-            key,
-            title,
-            _last_rung(config, {"synthesis.clips_per_class": 0, "judge.augment": key == "augmented"}),
-        )
-        for key, title in titles.items()
-    ]
+    """Return the row of real clips as they are; augmentation is the same for all others."""
+    return [Contender(REAL, "real only", _last_rung(config, {"synthesis.source": NONE, "judge.augment": False}))]
+
+
+def _sources(config: SearchConfig, space: Mapping[str, Domain], source_clips: int) -> list[Contender]:
+    """Return a row for every source, at the values that are known of it."""
+    rows = []
+    for source, title in TITLES.items():
+        title = title if source != NONE or config.trial.judge.augment else "real only"
+        rows.append(Contender(source, title, _last_rung(config, known_values(space, source, source_clips))))
+    return rows
+
+
+def _distinct(rows: Sequence[Contender]) -> list[Contender]:
+    """Leave out rows that would repeat an earlier one; that of ``none``, which others are compared with, stays."""
+    first: dict[TrialConfig, Contender] = {}
+    for row in rows:
+        if row.config not in first or row.key == NONE:
+            first[row.config] = row
+    return list(first.values())
 
 
 def _published(config: SearchConfig, space: Mapping[str, Domain], source_clips: int) -> TrialConfig:
-    return _last_rung(config, published_values(space, source_clips))
+    return _last_rung(config, {"synthesis.source": "generated"} | published_values(space, source_clips))
 
 
 def _candidate(config: SearchConfig, trial: FrozenTrial) -> Contender:
-    note = ", the published one" if studies.is_published(trial) else ""
+    note = f", {TITLES.get(role, 'the published one')}" if (role := studies.role(trial)) else ""
     values = studies.trial_values(trial)
     return Contender(f"{_TRIAL}{trial.number}", f"trial {trial.number}{note}", _last_rung(config, values))
 

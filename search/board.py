@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search import confirmation
+from search import confirmation, contenders
 from search import study as studies
 from search.baselines import REAL
 from search.confirmation import Confirmation
@@ -50,10 +50,11 @@ class Board:
         budget: int,
         runs: Path,
         confirmation_file: Path | None = None,
+        contenders_file: Path | None = None,
     ) -> None:
         self._tracker, self._study = tracker, study
         self._name, self._budget, self._runs = name, budget, runs
-        self._confirmation_file = confirmation_file
+        self._confirmation_file, self._contenders_file = confirmation_file, contenders_file
         self._points, self._ended, self._written = 0, -1, 0.0
 
     def update(self, rows: Sequence[TrialRow], last: bool = False) -> None:
@@ -69,6 +70,8 @@ class Board:
             file, link = self._confirmation_file, self._tracker.trials_link
             confirmed = confirmation.load(file) if file else None
             note = description(rows, self._budget, found, self._name, self._runs, link, confirmed)
+            table = contenders.load(self._contenders_file) if self._contenders_file else None
+            note += f"\n\n**{table.verdict}**" if table and table.verdict else ""
             self._tracker.log_parent({}, {NOTE_TAG: note}, {})
             self._written = time.monotonic()
             if last:
@@ -80,7 +83,8 @@ def board_of(sitting: Sitting, runs: Path) -> Board:
     """Return the board of a search that is sat at."""
     opened = sitting.opened
     name, trials = opened.config.name, opened.config.budget.trials
-    return Board(sitting.tracker, opened.study, name, trials, runs, opened.folder.confirmation_file)
+    files = (opened.folder.confirmation_file, opened.folder.contenders_file)
+    return Board(sitting.tracker, opened.study, name, trials, runs, *files)
 
 
 def leaders_so_far(study: optuna.Study) -> list[tuple[int, FrozenTrial, datetime]]:

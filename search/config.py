@@ -25,7 +25,7 @@ RESERVED_NAMES = ("cache", "mlflow-artifacts", "mlflow.db", "mlflow.db-journal",
 class ContendersConfig(Frozen):
     """The runs after the search: baselines, the published configuration and the best trial, again on fresh seeds."""
 
-    seeds: int = Field(default=3, ge=2)  # repetitions of each; fewer than two give no standard error
+    seeds: int = Field(default=5, ge=2)  # repetitions of each; fewer than two give no standard error
 
 
 class BudgetConfig(Frozen):
@@ -40,7 +40,7 @@ class SamplerConfig(Frozen):
 
     kind: Literal["tpe", "random"] = "tpe"
     seed: int = 0
-    startup_trials: int = Field(default=10, ge=0)  # random trials before TPE models anything
+    startup_trials: int = Field(default=10, ge=0)  # known rows and random trials before TPE models anything
     variants: int = Field(default=1, ge=1)  # trials of one adapted generator: a finished one, and others of cheap paths
 
 

@@ -13,10 +13,11 @@ from kinemic.documents import load_result
 from kinemic.files import write_text
 from kinemic.report import RungReport, mean, standard_error
 from search.again import Result, Run, failure_lines, fresh_seeds, plan, run_all
-from search.baselines import Contender, contenders
+from search.baselines import BEST, NONE, Contender, contenders
 from search.config import SearchConfig
 from search.folder import SearchFolder
 from search.shares import Share
+from search.statistics import repeated_difference
 from search.trainable import Work
 
 HEADING = "on dev: chosen on these clips"
@@ -63,6 +64,22 @@ class ContenderTable:
         for row, shown in zip(self.rows, data["rows"], strict=True):
             shown |= {"mean": row.mean if row.accuracies else None, "se": row.se}
         return json.dumps(data, indent=1)
+
+    @property
+    def verdict(self) -> str:
+        """What the best trial gains over real clips and augmentation, in a line: points and a 95 % interval.
+
+        Empty for a table that lacks one of the two rows; repetitions of which a run failed make it no comparison.
+        """
+        best, none = (next((row for row in self.rows if row.key == key), None) for key in (BEST, NONE))
+        if best is None or none is None:
+            return ""
+        said = "best trial minus real + augmentation"
+        if best.failures or none.failures:
+            return f"{said}: unknown, as runs failed"
+        gap = repeated_difference(best.accuracies, none.accuracies)
+        line = f"{said}: {100 * gap.value:+.1f} points [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
+        return line if gap.low > 0 else f"{line}; nothing helped more than real + augmentation, take that (source none)"
 
     def metrics(self) -> dict[str, float]:
         """Return the rows as metrics of the search's own run."""

@@ -114,8 +114,8 @@ def trial_table(rows: list[TrialRow], folder: SearchFolder) -> Table:
     return table
 
 
-def contender_table(table: ContenderTable) -> Table:
-    """Return the contenders' table, accuracy in percent, mean and standard error over the repetitions."""
+def contender_table(table: ContenderTable) -> RenderableType:
+    """Return the contenders' table, accuracy in percent, and below it what the best trial has gained."""
     printed = Table(
         title=f"{table.heading} ({table.repetitions} fresh seeds each{table.judge and f', judge {table.judge}'})",
         title_justify="left",
@@ -130,7 +130,7 @@ def contender_table(table: ContenderTable) -> Table:
             printed.add_row(row.title + note, percent(row.mean), percent(row.se))
         else:
             printed.add_row(row.title, "failed", row.failures[0])
-    return printed
+    return Group(printed, table.verdict) if table.verdict else printed
 
 
 def confirmation_table(confirmation: Confirmation) -> RenderableType:

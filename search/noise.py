@@ -86,10 +86,12 @@ def draw(
 ) -> list[tuple[Contender, dict[str, Scalar]]]:
     """Return up to ``count`` different configurations with their searched values: the published one, then blind draws.
 
+    Those of sources that adapt nothing are passed over.
     Raises ConfigError for a space that has fewer than three.
     """
     sampler = SamplerConfig(kind="random", seed=derive_seed(config.sampler.seed, "noise"))
-    blind = config.model_copy(update={"storage": "sqlite:///:memory:", "sampler": sampler})
+    first = config.budget.model_copy(update={"trials": 1})  # the published configuration, of all known rows
+    blind = config.model_copy(update={"storage": "sqlite:///:memory:", "sampler": sampler, "budget": first})
     study = studies.create_study(blind, Path(), space, source_clips)
     found: dict[TrialConfig, tuple[Contender, dict[str, Scalar]]] = {}
     for number in range(_TRIES * count):
@@ -97,6 +99,8 @@ def draw(
         trial = study.ask()
         values = suggest(trial, space, studies.fixed_values(trial))
         drawn, key = studies.trial_config(config, values), f"configuration_{len(found)}"
+        if not drawn.adapts:  # it has no rungs to be compared
+            continue
         title = "published configuration" if number == 0 else f"configuration {len(found)}"
         found.setdefault(drawn, (Contender(key, title, drawn), values))
         if len(found) == count:
@@ -172,7 +176,7 @@ class _Costs:
 
     def begin(self, design: Design) -> None:
         """Say what is about to be run."""
-        self._ready = sum(len(_reports(run)) == len(run.config.scored_rungs) for run in self.jobs)
+        self._ready = sum(any(report.last for report in _reports(run)) for run in self.jobs)
         self._start, self._estimated = time.monotonic(), False
         runs, steps = len(self.jobs), self.jobs[0].config.scored_rungs
         by_seeds = design.adaptations * design.generations

@@ -20,7 +20,8 @@ def make_pruner(config: SearchConfig, objective: Objective) -> optuna.pruners.Ba
     """Return the Optuna pruner of a study; its resource is the step count of the rungs."""
     pruner, rungs = config.pruner, config.trial.adapt.rungs
     if isinstance(pruner, MedianPruner):
-        return optuna.pruners.MedianPruner(n_startup_trials=pruner.startup_trials)
+        # Counted at each rung: sources that adapt nothing finish without having been at any but the last.
+        return optuna.pruners.MedianPruner(pruner.startup_trials, n_min_trials=max(1, pruner.startup_trials))
     if isinstance(pruner, HalvingPruner):
         return optuna.pruners.SuccessiveHalvingPruner(rungs[0], pruner.reduction_factor)
     if isinstance(pruner, HyperbandPruner):
@@ -44,11 +45,13 @@ class PairedPruner(optuna.pruners.BasePruner):
             self._pruner = optuna.pruners.WilcoxonPruner(p_threshold=p_threshold)
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Say whether a trial is worse than the best finished one over the pairs that both have."""
-        if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        """Say whether a trial is worse, over the pairs that both have, than the best that was scored at its rung."""
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        rivals = [other for other in done if trial.last_step in other.intermediate_values]
+        if not rivals:
             return False
         paired = optuna.create_study(direction=study.direction)
-        paired.add_trial(_by_instance(study.best_trial, self._objective))
+        paired.add_trial(_by_instance(max(rivals, key=lambda other: other.values), self._objective))
         return self._pruner.prune(paired, _by_instance(trial, self._objective))
 
 

@@ -243,6 +243,7 @@ def _search(sitting: Sitting, board: Board, only_contenders: bool) -> ContenderT
     table = contenders.run_contenders(found, config, sitting.work, part, folder.contenders, watch.contending)
     contenders.store(table, folder.contenders_file)
     _summarise(tracker, study, table)
+    changed(last=True)  # the description ends with what the table says
     return table
 
 

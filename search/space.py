@@ -14,7 +14,8 @@ from kinemic.errors import ConfigError
 from kinemic.report import MiningRanges
 
 Scalar = bool | int | float | str
-Conditions = dict[str, tuple[Scalar, ...]]
+Conditions = dict[str, tuple[Scalar, ...]]  # values of other paths, all of which must be so
+When = Conditions | tuple[Conditions, ...]  # several: any of them
 Cost = Literal["cheap", "dear"]  # of changing a value alone: cheap ones leave the adapted generator as it is
 
 AUTO = {  # the ends that may be left to the corpus, see ``resolve_space``
@@ -23,6 +24,7 @@ AUTO = {  # the ends that may be left to the corpus, see ``resolve_space``
 }
 PUBLISHED_SOURCE_CLIPS = 23_384  # HumanML3D training clips, the source that the published top_k of 250 was chosen on
 SMALLEST_POOL = 4
+SOURCES = ("none", "generated", "edited", "mined_clips", "mined_windows", "prior", "mixed")
 SYNTHESIS = "synthesis."  # paths that leave an adapted generator as it is
 
 
@@ -34,7 +36,7 @@ class IntDomain(Frozen):
     high: int | Literal["auto"]
     log: bool = False
     cost: Cost | None = None
-    when: Conditions = Field(default_factory=dict)
+    when: When = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _ordered(self) -> IntDomain:
@@ -50,7 +52,7 @@ class FloatDomain(Frozen):
     high: float | Literal["auto"]
     log: bool = False
     cost: Cost | None = None
-    when: Conditions = Field(default_factory=dict)
+    when: When = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _ordered(self) -> FloatDomain:
@@ -65,7 +67,7 @@ class CategoricalDomain(Frozen):
     type: Literal["categorical"] = "categorical"
     choices: tuple[Scalar, ...] = Field(min_length=1)
     cost: Cost | None = None
-    when: Conditions = Field(default_factory=dict)
+    when: When = Field(default_factory=dict)
 
 
 Domain = Annotated[IntDomain | FloatDomain | CategoricalDomain, Field(discriminator="type")]
@@ -89,22 +91,45 @@ class Suggests(Protocol):
 
 
 def default_space() -> dict[str, dict[str, Any]]:
-    """Return the default space as it would stand in a YAML file."""
+    """Return the default space as it would stand in a YAML file.
+
+    What a source does not use is not searched with it. Left out is what has little effect in few trials, and stays what
+    ``trial`` says: sampling steps (10, 25 and 50 give the same accuracy), rank, temperature, weighting of windows.
+    """
+    source, rest = "synthesis.source", "synthesis.mixed_with"
+    adapted = [{source: ["generated", "edited"]}, {source: ["mixed"], rest: ["generated", "edited"]}]
+    sampled = [{source: ["generated", "edited", "prior", "mixed"]}]
+    edited = [{source: ["edited"]}, {source: ["mixed"], rest: ["edited"]}]
+    mined = [{source: ["generated", "edited", "mined_clips", "mined_windows", "mixed"]}]
+    mixed, any_clips = [{source: ["mixed"]}], [{source: [*SOURCES[1:]]}]
+
+    def number(
+        kind: str, low: float, high: float | str, when: list[dict[str, list[str]]], **more: Any
+    ) -> dict[str, Any]:
+        return {"type": kind, "low": low, "high": high, **more, "when": when}
+
+    def one_of(choices: list[Any], when: list[dict[str, list[str]]]) -> dict[str, Any]:
+        return {"type": "categorical", "choices": choices, "when": when}
+
     return {
-        "mining.top_k": {"type": "int", "low": SMALLEST_POOL, "high": "auto", "log": True},
+        source: {"type": "categorical", "choices": [*SOURCES]},
+        "mining.top_k": number("int", SMALLEST_POOL, "auto", mined, log=True),
         # With at most N/10 clips in a pool, a quantile below 0.9 never removes a clip, so only these differ.
-        "mining.threshold": {"type": "categorical", "choices": [0.0, 0.9, 0.95, 0.98, 0.99]},
-        "loss.window_rec": {"type": "float", "low": 0.0, "high": 2.0},
-        "loss.window_distill": {"type": "float", "low": 0.0, "high": 2.0},
-        "loss.contrastive": {"type": "float", "low": 0.0, "high": 2.0},
-        "loss.temperature": {"type": "float", "low": 0.02, "high": 0.5, "log": True},
-        "loss.dynamic_window_weighting": {"type": "categorical", "choices": [True, False]},
-        "adapt.diffusion_steps": {"type": "int", "low": 10, "high": 100, "log": True},
-        "adapt.learning_rate": {"type": "float", "low": 1e-5, "high": 3e-3, "log": True},
-        "adapt.lora.rank": {"type": "int", "low": 2, "high": 32, "log": True},
-        "synthesis.sampling_steps": {"type": "int", "low": 5, "high": 50, "log": True},
-        "synthesis.guidance": {"type": "float", "low": 1.0, "high": 5.0},
-        "synthesis.clips_per_class": {"type": "int", "low": 4, "high": "auto", "log": True},
+        "mining.threshold": one_of([0.0, 0.9, 0.95, 0.98, 0.99], mined),
+        "loss.rec": number("float", 0.0, 2.0, adapted),
+        "loss.window_rec": number("float", 0.0, 2.0, adapted),
+        "loss.window_distill": number("float", 0.0, 2.0, adapted),
+        "loss.contrastive": number("float", 0.0, 2.0, adapted),
+        "adapt.diffusion_steps": number("int", 10, 100, adapted, log=True),
+        "adapt.learning_rate": number("float", 1e-4, 3e-3, adapted, log=True),
+        "adapt.action_start": one_of(["normal", "zero", "text"], adapted),
+        "adapt.average": one_of([0.0, 0.99], adapted),
+        rest: one_of(["generated", "edited", "prior"], mixed),
+        "synthesis.mined_share": number("float", 0.1, 0.9, mixed),
+        "synthesis.strength": number("float", 0.1, 0.9, edited),
+        "synthesis.edited_from": one_of(["mined_clips", "mined_windows"], edited),
+        "synthesis.guidance": number("float", 1.0, 5.0, sampled),
+        "synthesis.clips_per_class": number("int", 4, "auto", any_clips, log=True),
     }
 
 
@@ -203,15 +228,28 @@ def suggest(trial: Suggests, space: Mapping[str, Domain], fixed: Mapping[str, Sc
 
 
 def active(domain: Domain, values: Mapping[str, Scalar]) -> bool:
-    """Say whether every condition of a domain holds; an inactive parent makes its children inactive."""
-    return all(parent in values and values[parent] in allowed for parent, allowed in domain.when.items())
+    """Say whether the conditions of a domain hold, any set of them; an inactive parent makes its children inactive."""
+    return any(
+        all(parent in values and values[parent] in allowed for parent, allowed in conditions.items())
+        for conditions in alternatives(domain)
+    )
+
+
+def alternatives(domain: Domain) -> tuple[Conditions, ...]:
+    """Return the sets of conditions of which one must hold."""
+    return (domain.when,) if isinstance(domain.when, dict) else domain.when
+
+
+def parents(domain: Domain) -> set[str]:
+    """Return the paths that the conditions of a domain name."""
+    return {parent for conditions in alternatives(domain) for parent in conditions}
 
 
 def ordered(space: Mapping[str, Domain]) -> Iterator[tuple[str, Domain]]:
     """Yield the paths so that every one comes after those that its conditions name."""
     done: set[str] = set()
     while len(done) < len(space):
-        ready = [path for path, domain in space.items() if path not in done and set(domain.when) <= done]
+        ready = [path for path, domain in space.items() if path not in done and parents(domain) <= done]
         if not ready:
             raise ConfigError(f"space: the conditions of {sorted(set(space) - done)} wait for each other")
         for path in ready:
@@ -228,7 +266,7 @@ def dear_paths(space: Mapping[str, Domain]) -> set[str]:
     """Return the paths that trials of one adapted generator have in common: dear ones and what these depend on."""
     dear = [path for path, domain in space.items() if cost_of(path, domain) == "dear"]
     for path in dear:
-        dear.extend(parent for parent in space[path].when if parent not in dear)
+        dear.extend(parent for parent in parents(space[path]) if parent not in dear)
     return set(dear)
 
 

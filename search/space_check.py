@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from kinemic.config import TrialConfig
 from kinemic.errors import ConfigError
 from kinemic.reading import field_of, with_values
-from search.space import AUTO, SYNTHESIS, CategoricalDomain, Domain, Scalar, getattr_path, ordered
+from search.space import AUTO, SYNTHESIS, CategoricalDomain, Domain, Scalar, alternatives, getattr_path, ordered
 
 # Never searched: tuning the judge is not tuning the generator, and trials of different budgets can't be compared.
 _REFUSED = {
@@ -77,7 +77,8 @@ def _check_cost(path: str, domain: Domain, here: str) -> None:
 
 
 def _check_conditions(path: str, space: Mapping[str, Domain], here: str) -> None:
-    for parent, allowed in space[path].when.items():
+    named = [pair for conditions in alternatives(space[path]) for pair in conditions.items()]
+    for parent, allowed in named:
         domain = space.get(parent)
         if not isinstance(domain, CategoricalDomain):
             raise ConfigError(f"{here}: when names {parent!r}, which must be a categorical path of this space")

@@ -84,6 +84,15 @@ def paired_difference(ours_KJN: Scores, theirs_KJN: Scores, seed: int) -> Estima
     return estimate(np.asarray(ours_KJN, np.float64) - np.asarray(theirs_KJN, np.float64), seed)
 
 
+def repeated_difference(ours_K: Scores, theirs_K: Scores) -> Estimate:
+    """Return the mean of ours - theirs over K >= 2 repetitions at equal seeds, with Student's interval."""
+    gaps_K = np.asarray(ours_K, np.float64) - np.asarray(theirs_K, np.float64)
+    freedom = len(gaps_K) - 1
+    value, se = float(gaps_K.mean()), float(gaps_K.std(ddof=1)) / float(np.sqrt(len(gaps_K)))
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * se
+    return Estimate(value, se, value - reach, value + reach, freedom)
+
+
 def _resampled(scores_KJN: NDArray[np.float64], draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Means of resampled scores, (draws,): clips by how often each is drawn, then repetitions of those means."""
     repetitions, _, clips = scores_KJN.shape

@@ -37,7 +37,7 @@ class TrialRow:
     failure_message: str
     warnings: tuple[str, ...]
     diagnostics: Mapping[str, float]
-    published: bool
+    role: str  # which of the rows that a search begins with; empty for any other
     leader: int | None
     values: Mapping[str, Scalar]
     own: Mapping[str, Scalar]
@@ -74,7 +74,7 @@ def _row(trial: FrozenTrial, trials: list[FrozenTrial], objective: Objective) ->
         failure_message=failure.message if failure else "",
         warnings=last.warnings if last else (),
         diagnostics={name: value for report in reports for name, value in report.diagnostics.items()},
-        published=studies.is_published(trial),
+        role=studies.role(trial),
         leader=leader,
         values=values,
         own={path: value for path, value in values.items() if path not in shared or shared[path] != value},

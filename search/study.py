@@ -7,6 +7,7 @@ import re
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,8 +25,9 @@ from kinemic.seeding import derive_seed
 from search.config import SamplerConfig, SearchConfig
 from search.failures import INFRASTRUCTURE, OUT_OF_MEMORY, Failure
 from search.goal import Objective, goal
+from search.known_rows import PUBLISHED, first_rows
 from search.messages import first_line
-from search.space import Domain, Scalar, contains, ordered, published_values, space_hash
+from search.space import Domain, Scalar, contains, ordered, space_hash
 from search.storage import PatientStorage, open_storage, prove
 from search.urls import resolve, sqlite_url
 
@@ -33,7 +35,6 @@ _FIXED, _ROLE, _RUNG, _DECISION, _LEADER = "fixed", "role", "rung:", "decision",
 _FAILURE_KIND, _FAILURE_MESSAGE, _ENLARGED, _MEMORY = "failure_kind", "failure_message", "enlarged", "memory"
 _FAULT = "fault"  # of the machine, that a trial waits out
 _SEARCHED, _OBJECTIVE = "searched_seconds", "objective"  # of the study
-PUBLISHED = "published"
 _SQLITE_HEADER = 100  # bytes
 _DAMAGED = (ValueError, TypeError, LookupError, AttributeError, AssertionError)  # Optuna's, of rows edited by hand
 
@@ -68,7 +69,7 @@ def prove_storage(config: SearchConfig) -> None:
 
 
 def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain], source_clips: int) -> optuna.Study:
-    """Create the study of a search and enqueue the published configuration as trial 0.
+    """Create the study of a search and enqueue what it tries first: the published configuration as trial 0, known rows.
 
     A published value outside the user's space is run all the same, as a fixed value that is no parameter of the study:
     the baseline stays honest and the sampler never models values it may not propose. Raises KinemicError.
@@ -89,7 +90,8 @@ def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain]
     if study.get_trials(deepcopy=False):
         return study
     keep_objective(study, config.objective)
-    enqueue(study, space, published_values(space, source_clips), PUBLISHED)
+    for role, values in islice(first_rows(space, source_clips), config.budget.trials):
+        enqueue(study, space, values, role)
     return study
 
 
@@ -160,6 +162,7 @@ def make_sampler(config: SamplerConfig, number: int) -> optuna.samplers.BaseSamp
     seed = derive_seed(config.seed, "sampler", number) % 2**32
     if config.kind == "random":
         return optuna.samplers.RandomSampler(seed=seed)
+    # Each setting by itself: a joint model would know those alone that every trial has, whatever its source.
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=config.startup_trials)
 
 
@@ -178,9 +181,14 @@ def trial_config(config: SearchConfig, values: Mapping[str, Scalar]) -> TrialCon
     return with_values(config.trial, values)
 
 
+def role(trial: FrozenTrial) -> str:
+    """Return which of the rows that a search begins with a trial is; empty for any other."""
+    return attribute(trial, _ROLE, str, "")
+
+
 def is_published(trial: FrozenTrial) -> bool:
     """Say whether a trial is the published configuration."""
-    return trial.user_attrs.get(_ROLE) == PUBLISHED
+    return role(trial) == PUBLISHED
 
 
 def enqueue_variant(study: optuna.Study, leader: FrozenTrial, dear: Container[str]) -> None:

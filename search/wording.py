@@ -7,6 +7,7 @@ from typing import Final
 
 from kinemic.report import shown
 from search.goal import TITLES, Objective
+from search.known_rows import TITLES as ROW_TITLES
 from search.space import Scalar
 from search.status import TrialRow
 
@@ -64,9 +65,9 @@ def settings(values: Mapping[str, Scalar], most: int) -> str:
 
 
 def described(row: TrialRow, most: int) -> str:
-    """Return what a trial is: the published configuration, a variant of another and how it differs, or its settings."""
-    if row.published:
-        return "published configuration"
+    """Return what a trial is: a row that is known before, a variant of another and how it differs, or its settings."""
+    if row.role:
+        return ROW_TITLES.get(row.role, "published configuration")
     return ("" if row.leader is None else f"variant of {row.leader}: ") + settings(row.own, most)
 
 

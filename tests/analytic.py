@@ -37,7 +37,7 @@ def inputs(folder: Path) -> TrialInputs:
 def accuracy(config: TrialConfig, steps: int, seed: int) -> float:
     """Return an accuracy that rises with the steps and is best at guidance 3 and a learning rate of 1e-3."""
     quality = 0.8 - 0.1 * abs(config.synthesis.guidance - 3.0) - 0.1 * abs(math.log10(config.adapt.learning_rate) + 3.0)
-    if config.synthesis.clips_per_class == 0:
+    if not config.synthesis.parts:
         quality = 0.45 + 0.1 * config.judge.augment
     if config.judge.profile == "stgcn":  # a judge that sees other differences than the others do
         quality *= 0.9

@@ -443,5 +443,5 @@ def test_the_method_itself_is_confirmed(runs: Path) -> None:
     assert all(row.test_accuracy is not None for row in found.rows)
     made = {key: runs / NAME / "confirmation" / names[0] for key, names in found.runs.items()}
     adapted = {key for key, workdir in made.items() if (workdir / "generator.safetensors").exists()}
-    assert adapted == {"single_stream", "published", "published_top_k", found.winner}
+    assert adapted == {"generated", "edited", "mixed", "single_stream", "published", "published_top_k", found.winner}
     assert rescored(Done(runs, found)).keys() == made.keys()

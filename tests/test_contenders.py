@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from kinemic.config import TrialConfig, TrialSeeds
 from kinemic.reading import leaf_paths, with_values
 from search.again import fresh_seeds, plan
 from search.baselines import Contender, baselines
+from search.contenders import ContenderRow, ContenderTable
 from search.space import PUBLISHED_SOURCE_CLIPS, getattr_path, resolve_space
 from tests.bench import search
 
@@ -49,7 +52,7 @@ def differences(one: TrialConfig, other: TrialConfig) -> dict[str, object]:
 
 def rows(source_clips: int, **trial: object) -> tuple[TrialConfig, dict[str, TrialConfig]]:
     """Return a search's own configuration at its last rung, and those of its baselines."""
-    config = search(trial={"adapt": {"rungs": [4, 8]}, "judge": {"augment": True}, **trial})
+    config = search(trial={"adapt": {"rungs": [4, 8]}, "judge": {"augment": True}} | trial)
     space = resolve_space(config.space, source_clips, "temporal")
     return with_values(config.trial, {"adapt.rungs": (8,)}), {
         c.key: c.config for c in baselines(config, space, source_clips)
@@ -60,24 +63,44 @@ def test_baselines_differ_from_the_published_configuration_in_what_their_name_sa
     own, found = rows(4 * PUBLISHED_SOURCE_CLIPS, loss={"rec": 2.0}, synthesis={"guidance": 9.0})
     published = found.pop("published")
     assert differences(published, own) == {"mining.top_k": 4 * 250, "synthesis.guidance": 2.5}  # the searched ones
-    nothing = {"synthesis.clips_per_class": 0}
+    nothing = {"synthesis.source": "none"}
     assert differences(found.pop("real"), own) == nothing | {"judge.augment": False}
-    assert differences(found.pop("augmented"), own) == nothing
+    assert differences(found.pop("none"), own) == nothing
+    for source in ("mined_clips", "mined_windows", "prior", "generated", "edited", "mixed"):
+        known = {"mining.top_k": 10, "synthesis.source": source, "synthesis.guidance": 2.5}
+        wanted = {path: value for path, value in known.items() if value != getattr_path(own, path)}
+        assert differences(found.pop(source), own) == wanted
     assert {key: differences(row, published) for key, row in found.items()} == {
-        "mined_clips": {"synthesis.source": "mined_clips"},
-        "mined_windows": {"synthesis.source": "mined_windows"},
-        "prior": {"synthesis.source": "prior"},
         "single_stream": {"loss.contrastive": 0.0, "loss.window_rec": 0.0},
         "published_top_k": {"mining.top_k": 250},
     }
 
 
+def test_a_row_that_would_repeat_another_appears_once() -> None:
+    _, found = rows(100, judge={"augment": False})
+    assert "real" not in found  # without augmentation it is the row that all others are compared with
+    assert found["none"].synthesis.source == "none"
+    assert len(set(found.values())) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("best", "line"),
+    [
+        ([0.6, 0.61, 0.59], "best trial minus real + augmentation: +10.0 points [7.5, 12.5]"),
+        ([0.6, 0.4, 0.5], "+0.0 points [-24.8, 24.8]; nothing helped more than real + augmentation"),
+        ([0.4, 0.41, 0.39], "-10.0 points [-12.5, -7.5]; nothing helped more than real + augmentation"),
+    ],
+)
+def test_the_last_line_says_what_the_best_trial_gained_over_augmentation(best: list[float], line: str) -> None:
+    none = ContenderRow("none", "real + augmentation", (0.5, 0.5, 0.5))
+    table = ContenderTable((none, ContenderRow("best", "best trial 3", tuple(best))), 3, 2, 100)
+    assert line in table.verdict
+    assert ("nothing helped" in table.verdict) is ("nothing helped" in line)
+    failed = ContenderRow("best", "best trial 3", (0.9, 0.9), ("bug: x",))
+    assert "unknown, as runs failed" in ContenderTable((none, failed), 3, 2, 100).verdict
+    assert ContenderTable((none,), 3, 2, 100).verdict == ""
+
+
 def test_the_published_pool_is_at_most_the_source() -> None:
     _, found = rows(100)
     assert (found["published"].mining.top_k, found["published_top_k"].mining.top_k) == (4, 100)
-
-
-def test_windows_are_found_by_a_trained_module_even_where_the_search_trains_none() -> None:
-    _, found = rows(100, loss={"contrastive": 0.0})
-    assert found["published"].loss.contrastive == 0
-    assert found["mined_windows"].loss.contrastive == 1

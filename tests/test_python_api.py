@@ -12,6 +12,7 @@ import search
 from kinemic.errors import KinemicError
 from search import study as studies
 from search.folder import SearchFolder
+from search.known_rows import TITLES
 from tests.toy import TOY
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "python.md"
@@ -41,7 +42,7 @@ def test_the_documented_example_runs_and_its_result_is_the_study(
     assert list(result.trials.dev_accuracy) == pytest.approx([t.value for t in trials])
     assert list(result.trials["synthesis.guidance"]) == [studies.trial_values(t)["synthesis.guidance"] for t in trials]
     assert result.best.accuracy == max(t.value or 0.0 for t in trials)
-    assert list(result.table.key) == ["real", "augmented", "published", "best"]
+    assert list(result.table.key) == ["real", *TITLES, "published", "best"]
     assert f"trial {result.best.number}: dev accuracy" in capsys.readouterr().out
     page = result.report.read_text(encoding="utf-8")
     # The toy's best trial left clips and a confusion matrix, and its contenders their accuracy by class.

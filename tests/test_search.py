@@ -26,6 +26,7 @@ from search import study as studies
 from search.again import fresh_seeds
 from search.config import SearchConfig, validate
 from search.folder import SearchFolder, find
+from search.known_rows import TITLES
 from search.patience import OutOfPatienceError
 from search.resources import connected
 from search.runner import Outcome
@@ -154,14 +155,16 @@ def test_workers_are_reused(done: Outcome) -> None:
 
 
 def test_contenders_run_on_fresh_seeds_and_are_kept(done: Outcome) -> None:
-    assert [row.key for row in done.table.rows] == ["real", "augmented", "published", "best"]
+    rows = {row.key: row for row in done.table.rows}
+    assert list(rows) == ["real", *TITLES, "published", "best"]
     assert done.table.heading == "on dev: chosen on these clips"
     config = done.folder.config()
     seeds = [fresh_seeds(config.sampler.seed, "contender", k, config.judge_seeds) for k in range(2)]
     assert all(seed not in config.seeds[0].judge for fresh in seeds for seed in fresh.judge)
-    real = done.table.rows[0]
-    assert real.accuracies[0] != real.accuracies[1]
-    assert done.table.rows[3].mean > done.table.rows[2].mean > done.table.rows[1].mean > real.mean
+    assert rows["real"].accuracies[0] != rows["real"].accuracies[1]
+    assert rows["best"].mean > rows["published"].mean > rows["none"].mean > rows["real"].mean
+    gaps = [a - b for a, b in zip(rows["best"].accuracies, rows["none"].accuracies, strict=True)]
+    assert done.table.verdict.startswith(f"best trial minus real + augmentation: {100 * sum(gaps) / len(gaps):+.1f}")
     assert contenders.load(done.folder.contenders_file) == done.table
 
 

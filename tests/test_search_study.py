@@ -186,7 +186,7 @@ def test_trial_0_is_the_published_configuration(tmp_path: Path) -> None:
         "mining.top_k": 6,  # round(250 / 23384 * 600)
         "loss.dynamic_window_weighting": True,
     }
-    assert [row.published for row in trial_rows(bench.study)] == [True, False]
+    assert [row.role for row in trial_rows(bench.study)] == ["published", ""]
 
 
 @pytest.mark.parametrize(

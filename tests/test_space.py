@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import optuna
@@ -12,6 +13,7 @@ from kinemic.config import TrialConfig
 from kinemic.errors import ConfigError
 from kinemic.report import MiningRanges
 from search.config import SearchConfig, validate
+from search.known_rows import first_rows
 from search.space import (
     CategoricalDomain,
     Domain,
@@ -117,11 +119,73 @@ def test_a_conditional_setting_is_asked_for_only_where_its_condition_holds() -> 
     assert without == {"synthesis.sampler": "ddpm"}
 
 
+MIXED = ("mixed_with", "mined_share")
+
+
+@pytest.mark.parametrize(
+    ("source", "more", "used"),
+    [
+        ("none", {}, set()),
+        ("mined_clips", {}, {"mining", "clips_per_class"}),
+        ("prior", {}, {"guidance", "clips_per_class"}),
+        ("edited", {}, {"mining", "loss", "adapt", "guidance", "clips_per_class", "strength", "edited_from"}),
+        (
+            "mixed",
+            {"synthesis.mixed_with": "prior"},
+            {"mining", "guidance", "clips_per_class", "mixed_with", "mined_share"},
+        ),
+        (
+            "mixed",
+            {"synthesis.mixed_with": "generated"},
+            {"mining", "loss", "adapt", "guidance", "clips_per_class", "mixed_with", "mined_share"},
+        ),
+    ],
+)
+def test_what_a_source_does_not_use_is_not_searched(source: str, more: dict[str, str], used: set[str]) -> None:
+    space = resolve_space(config(default_space()).space, 600, "temporal")
+    sampler = optuna.samplers.PartialFixedSampler({"synthesis.source": source, **more}, optuna.samplers.RandomSampler())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        values = suggest(optuna.create_study(sampler=sampler).ask(), space, {})
+    short = {
+        path.removeprefix("synthesis.") if path.startswith("synthesis.") else path.split(".")[0] for path in values
+    }
+    assert short == used | {"source"}
+
+
+def test_known_rows_come_first_as_far_as_they_lie_in_the_space() -> None:
+    space = resolve_space(config(default_space()).space, 600, "temporal")
+    rows = dict(first_rows(space, 600))
+    assert list(rows) == ["published", "none", "mined_clips", "prior", "edited"]
+    assert rows["none"] == {"synthesis.source": "none"}
+    for role, values in rows.items():
+        asked = suggest(
+            optuna.trial.FixedTrial(values), space, {"adapt.learning_rate": values.get("adapt.learning_rate", 0)}
+        )
+        assert asked.keys() == values.keys(), role
+    few = {
+        **default_space(),
+        "synthesis.source": {"type": "categorical", "choices": ["generated", "prior", "mixed", "edited"]},
+    }
+    for path in [path for path, domain in few.items() if "when" in domain]:
+        del few[path]
+    assert list(dict(first_rows(resolve_space(config(few).space, 600, "temporal"), 600))) == [
+        "published",
+        "prior",
+        "edited",
+    ]
+    few.pop("synthesis.source")
+    one = config(few | {"synthesis.guidance": {"type": "float", "low": 1, "high": 2}}).space
+    assert list(dict(first_rows(one, 600))) == ["published"]
+
+
 def test_the_default_space_holds_every_published_value() -> None:
     space = resolve_space(config(default_space()).space, 23_384, "published")
     published = published_values(space, 23_384)
-    assert set(published) == set(space)
-    assert all(contains(space[path], value) for path, value in published.items())
+    other = {"synthesis.mixed_with", "synthesis.mined_share", "synthesis.strength", "synthesis.edited_from"}
+    assert set(published) == set(space) - other  # of other sources
+    outside = [path for path, value in published.items() if not contains(space[path], value)]
+    assert outside == ["adapt.learning_rate"]  # too low for few steps
     assert published["mining.top_k"] == 250
     assert all(getattr_path(TrialConfig(), path) == value for path, value in published.items())
 
