@@ -14,7 +14,8 @@ from search.confirm import rows_of
 from search.contenders import planned_of
 from search.folder import SearchFolder
 
-_ADAPTING_CONTENDERS: Final = 2  # the published configuration and the best trial; the other rows are of real clips
+# The published configuration, the best trial, and what the rows of sources share; the others adapt nothing.
+_ADAPTING_CONTENDERS: Final = 3
 
 
 def cost_of_search(config: SearchConfig, runs: Path) -> str:
@@ -47,6 +48,7 @@ def cost_of_confirmation(config: SearchConfig, folder: SearchFolder) -> str:
 
 
 def _left(rows: Mapping[str, list[Run]]) -> int:
-    """How many different runs train anything and are not done."""
+    """How many fine-tunings the runs that are not done need; rows that differ in their source alone share theirs."""
     runs = {run for row in rows.values() for run in row}
-    return sum(run.config.trains and not any(run.workdir.glob(REPORTS)) for run in runs)
+    left = [run for run in runs if run.config.trains and not any(run.workdir.glob(REPORTS))]
+    return len({(run.config.mining, run.config.adapt, run.config.loss, run.seeds) for run in left})

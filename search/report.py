@@ -17,6 +17,7 @@ from kinemic.files import write_text
 from kinemic.report import mean, shown
 from search import confirmation, contenders, noise_report
 from search import study as studies
+from search.baselines import BEST, NONE, REAL
 from search.board import importances
 from search.figures import figures, importances_note, plotly_js
 from search.folder import SearchFolder, differences
@@ -106,7 +107,8 @@ def class_gains(folder: SearchFolder, study: optuna.Study) -> list[dict[str, Any
     Empty where one of them was not run yet. The largest gain comes first.
     """
     runs = _contender_folders(folder, study)
-    real, chosen = (_by_class(runs[key]) for key in ("real", "best"))
+    # Without augmentation real clips alone are the row that all others are compared with.
+    real, chosen = _by_class(runs.get(REAL) or runs[NONE]), _by_class(runs[BEST])
     rows = [
         {"name": name, "real": real[name], "best": chosen[name], "gain": chosen[name] - real[name]}
         for name in real

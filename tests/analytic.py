@@ -64,7 +64,7 @@ def run_trial(
 ) -> Iterator[RungReport]:
     """Yield a report a rung, stored ones first; leaves the files that the method's trial leaves."""
     total = config.adapt.rungs[-1]
-    first_only = [(rung, steps, 0) for rung, steps in enumerate(config.adapt.rungs)]
+    first_only = [(rung, steps, 0) for rung, steps in enumerate(config.scored_rungs)]
     for rung, steps, repetition in [*first_only, *((len(first_only) - 1, total, k) for k in range(1, len(seeds)))]:
         file = workdir / f"rung-{steps + repetition}" / "report.json"
         if file.exists():

@@ -154,22 +154,23 @@ def test_what_goes_on_with_folds_says_first_what_is_left_to_pay(
         assert assignment is not None
         bench.run(assignment)
     bench.ledger.next()  # still runs
-    assert said("resume") == "dev is 3-fold: 3 trials and 8 runs on fresh seeds"
+    assert said("resume") == "dev is 3-fold: 3 trials and 12 runs on fresh seeds"
     bench.ledger = bench.sitting()
     bench.run_all()
     best = studies.best_trial(opened.study).number
     assert best != 0
-    assert said("resume") == said("contenders") == "dev is 3-fold: 8 runs on fresh seeds"
-    # Two best trials, windows, single stream, the published pool and another.
+    assert said("resume") == said("contenders") == "dev is 3-fold: 12 runs on fresh seeds"
+    # Two best trials, what the sources share, single stream, the published pool and another.
     assert said("confirm") == "dev is 3-fold: 18 runs on fresh seeds"
     found = contender_rows(opened.study, config, opened.space, analytic.SOURCE_CLIPS)
     for run in planned(found, config, opened.folder.contenders)["published"]:
         (run.workdir / "rung-16").mkdir(parents=True)
         (run.workdir / "rung-16" / "report.json").touch()
-    assert said("resume") == "dev is 3-fold: 4 runs on fresh seeds"
-    for run in planned(found, config, opened.folder.contenders)["best"]:
-        (run.workdir / "rung-16").mkdir(parents=True)
-        (run.workdir / "rung-16" / "report.json").touch()
+    assert said("resume") == "dev is 3-fold: 8 runs on fresh seeds"
+    for key in ("best", "generated", "edited", "mixed", "mined_windows"):
+        for run in planned(found, config, opened.folder.contenders)[key]:
+            (run.workdir / "rung-16").mkdir(parents=True, exist_ok=True)
+            (run.workdir / "rung-16" / "report.json").touch()
     assert said("resume") == said("contenders") == ""
 
 
