@@ -81,7 +81,8 @@ def _sources(config: SearchConfig, space: Mapping[str, Domain], source_clips: in
     rows = []
     for source, title in TITLES.items():
         title = title if source != NONE or config.trial.judge.augment else "real only"
-        rows.append(Contender(source, title, _last_rung(config, known_values(space, source, source_clips))))
+        values = known_values(space, source, source_clips) if source != NONE else {"synthesis.source": NONE}
+        rows.append(Contender(source, title, _last_rung(config, values)))
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from kinemic.config import TrialConfig
 from search.space import CategoricalDomain, Domain, Scalar, active, contains, ordered, published_values
 
 SOURCE: Final = "synthesis.source"
@@ -31,12 +32,16 @@ _RECIPE: Final[dict[str, Scalar]] = {
 _FIRST: Final = ("none", "mined_clips", "prior", "edited")
 
 
-def first_rows(space: Mapping[str, Domain], source_clips: int) -> Iterator[tuple[str, dict[str, Scalar]]]:
+def first_rows(
+    space: Mapping[str, Domain], source_clips: int, trial: TrialConfig
+) -> Iterator[tuple[str, dict[str, Scalar]]]:
     """Yield role and values of the trials that a search begins with: the published configuration, then known rows.
 
-    A row whose source the space does not hold is left out.
+    A row whose source the space does not hold is left out. The published one generates, whatever ``trial`` says.
     """
-    yield PUBLISHED, published_values(space, source_clips)
+    published = published_values(space, source_clips)
+    fixed = SOURCE not in space and trial.synthesis.source != "generated"
+    yield PUBLISHED, {SOURCE: "generated", **published} if fixed else published
     sources = space.get(SOURCE)
     for source in _FIRST:
         if isinstance(sources, CategoricalDomain) and source in sources.choices:

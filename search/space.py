@@ -116,6 +116,8 @@ def default_space() -> dict[str, dict[str, Any]]:
         "mining.top_k": number("int", SMALLEST_POOL, "auto", mined, log=True),
         # With at most N/10 clips in a pool, a quantile below 0.9 never removes a clip, so only these differ.
         "mining.threshold": one_of([0.0, 0.9, 0.95, 0.98, 0.99], mined),
+        "mining.per_caption": one_of([0, 1, 3], mined),
+        "mining.floor": number("float", 0.0, "auto", any_clips),
         "loss.rec": number("float", 0.0, 2.0, adapted),
         "loss.window_rec": number("float", 0.0, 2.0, adapted),
         "loss.window_distill": number("float", 0.0, 2.0, adapted),
@@ -209,7 +211,7 @@ def contains(domain: Domain, value: Scalar) -> bool:
 
 def suggest(trial: Suggests, space: Mapping[str, Domain], fixed: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Ask an Optuna trial for the value of every active path of a resolved space; ``fixed`` ones are taken as given."""
-    values: dict[str, Scalar] = {}
+    values: dict[str, Scalar] = {path: value for path, value in fixed.items() if path not in space}
     for path, domain in ordered(space):
         if path in fixed:
             values[path] = fixed[path]

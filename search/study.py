@@ -90,14 +90,14 @@ def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain]
     if study.get_trials(deepcopy=False):
         return study
     keep_objective(study, config.objective)
-    for role, values in islice(first_rows(space, source_clips), config.budget.trials):
+    for role, values in islice(first_rows(space, source_clips, config.trial), config.budget.trials):
         enqueue(study, space, values, role)
     return study
 
 
 def enqueue(study: optuna.Study, space: Mapping[str, Domain], values: Mapping[str, Scalar], role: str = "") -> None:
     """Enqueue a trial of these values; what lies outside the space is fixed, and no parameter of the study."""
-    inside = {path: value for path, value in values.items() if contains(space[path], value)}
+    inside = {path: value for path, value in values.items() if path in space and contains(space[path], value)}
     outside = {path: value for path, value in values.items() if path not in inside}
     study.enqueue_trial(inside, user_attrs={_ROLE: role, _FIXED: outside})
 

@@ -76,7 +76,7 @@ def test_wilcoxon_is_taken_where_it_has_enough_pairs_to_stop_anything(file: Path
         (["name=a/b"], "a search's name becomes a folder"),
         (["contenders.seeds=1"], "contenders.seeds: Input should be greater than or equal to 2"),
         (["budget"], "expected path=value"),
-        (["space.mining.topk.low=3"], "expected space.PATH.FIELD=value with a PATH of this space: mining.top_k"),
+        (["space.mining.topk.low=3"], "expected space.PATH.FIELD=value with a PATH of this space: synthesis.source"),
         (["space.mining.top_k.lwo=3"], "unknown key 'space.mining.top_k.int.lwo'; did you mean 'low'?"),
         (
             ["pruner=wilcoxon", "trial.adapt.rungs=[5, 9]"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from typing import Any
 
 import optuna
@@ -11,6 +10,7 @@ import pytest
 
 from kinemic.config import TrialConfig
 from kinemic.errors import ConfigError
+from kinemic.reading import with_values
 from kinemic.report import MiningRanges
 from search.config import SearchConfig, validate
 from search.known_rows import first_rows
@@ -124,7 +124,7 @@ def test_a_conditional_setting_is_asked_for_only_where_its_condition_holds() -> 
     [
         ("none", {}, set()),
         ("mined_clips", {}, {"mining", "clips_per_class"}),
-        ("prior", {}, {"guidance", "clips_per_class"}),
+        ("prior", {}, {"mining", "guidance", "clips_per_class"}),
         ("edited", {}, {"mining", "loss", "adapt", "guidance", "clips_per_class", "strength", "edited_from"}),
         (
             "mixed",
@@ -140,17 +140,16 @@ def test_a_conditional_setting_is_asked_for_only_where_its_condition_holds() -> 
 )
 def test_what_a_source_does_not_use_is_not_searched(source: str, more: dict[str, str], used: set[str]) -> None:
     space = resolve_space(config(default_space()).space, 600, "temporal")
-    sampler = optuna.samplers.PartialFixedSampler({"synthesis.source": source, **more}, optuna.samplers.RandomSampler())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        values = suggest(optuna.create_study(sampler=sampler).ask(), space, {})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler())
+    study.enqueue_trial({"synthesis.source": source, **more})
+    values = suggest(study.ask(), space, {})
     parts = [path.split(".") for path in values]
     assert {leaf[-1] if group == "synthesis" else group for group, *leaf in parts} == used | {"source"}
 
 
 def test_known_rows_come_first_as_far_as_they_lie_in_the_space() -> None:
     space = resolve_space(config(default_space()).space, 600, "temporal")
-    rows = dict(first_rows(space, 600))
+    rows = dict(first_rows(space, 600, TrialConfig()))
     assert list(rows) == ["published", "none", "mined_clips", "prior", "edited"]
     assert rows["none"] == {"synthesis.source": "none"}
     for role, values in rows.items():
@@ -158,9 +157,17 @@ def test_known_rows_come_first_as_far_as_they_lie_in_the_space() -> None:
         assert set(fixed) == ({"adapt.learning_rate"} if role == "published" else set())
         assert suggest(optuna.trial.FixedTrial(values), space, fixed) == values
     sources = {"type": "categorical", "choices": ["generated", "prior", "edited"]}
-    assert list(dict(first_rows(config({"synthesis.source": sources}).space, 600))) == ["published", "prior", "edited"]
+    assert list(dict(first_rows(config({"synthesis.source": sources}).space, 600, TrialConfig()))) == [
+        "published",
+        "prior",
+        "edited",
+    ]
     guidance = {"type": "float", "low": 1, "high": 2}
-    assert list(dict(first_rows(config({"synthesis.guidance": guidance}).space, 600))) == ["published"]
+    few = config({"synthesis.guidance": guidance}).space
+    assert dict(first_rows(few, 600, TrialConfig())) == {"published": {"synthesis.guidance": 2.5}}
+    mined = with_values(TrialConfig(), {"synthesis.source": "mined_clips"})
+    ((_, values),) = first_rows(few, 600, mined)
+    assert suggest(optuna.trial.FixedTrial({}), few, values) == values == {"synthesis.source": "generated"} | values
 
 
 def test_the_default_space_holds_every_published_value() -> None:
