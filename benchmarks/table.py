@@ -31,7 +31,8 @@ from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs, mean
 from kinemic.trial import PREDICTIONS, run_trial
 from search.config import SearchConfig, load
-from search.space import Domain, Scalar, dear_paths, published_values, resolve_space, suggest
+from search.known_rows import first_rows
+from search.space import Domain, Scalar, dear_paths, resolve_space, suggest
 
 ROOT = Path(__file__).parent.parent
 SEARCH = ROOT / "examples" / "demo.yaml"
@@ -105,7 +106,7 @@ def record(
     source_clips = len(Corpus.open(inputs.source))
     space = resolve_space(config.space, source_clips, config.trial.judge.profile, ranges_of(inputs))
     config = config.model_copy(update={"space": space})
-    known = [published_values(space, source_clips)]
+    known = [values for _, values in first_rows(space, source_clips, config.trial)]
     planned = plan(space, known, count, variants, config.sampler.seed)
     search = config.model_dump(mode="json", exclude={"confirm"})
     table = Table(search=search, configurations=planned, enqueued=len(known))
