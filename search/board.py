@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from kinemic.errors import DataError
 from search import confirmation, contenders
 from search import study as studies
 from search.baselines import REAL
@@ -70,13 +71,20 @@ class Board:
             file, link = self._confirmation_file, self._tracker.trials_link
             confirmed = confirmation.load(file) if file else None
             note = description(rows, self._budget, found, self._name, self._runs, link, confirmed)
-            table = contenders.load(self._contenders_file) if self._contenders_file else None
-            note += f"\n\n**{table.verdict}**" if table and table.verdict else ""
+            note += f"\n\n**{verdict}**" if (verdict := self._verdict()) else ""
             self._tracker.log_parent({}, {NOTE_TAG: note}, {})
             self._written = time.monotonic()
             if last:
                 self._tracker.log_parent({f"importance_{path}": value for path, value in found.items()}, {}, {})
         self._ended = ended
+
+    def _verdict(self) -> str:
+        """What the table at the search's end says; nothing of one that is damaged, which is told where it is shown."""
+        try:
+            table = contenders.load(self._contenders_file) if self._contenders_file else None
+        except DataError:
+            return ""
+        return table.verdict if table else ""
 
 
 def board_of(sitting: Sitting, runs: Path) -> Board:
