@@ -67,7 +67,7 @@ def test_baselines_differ_from_the_published_configuration_in_what_their_name_sa
     assert differences(found.pop("real"), own) == nothing | {"judge.augment": False}
     assert differences(found.pop("none"), own) == nothing
     for source in ("mined_clips", "mined_windows", "prior", "generated", "edited", "mixed"):
-        known = {"mining.top_k": 10, "synthesis.source": source, "synthesis.guidance": 2.5}
+        known = {"mining.top_k": 10, "adapt.learning_rate": 1e-3, "synthesis.guidance": 2.5, "synthesis.source": source}
         wanted = {path: value for path, value in known.items() if value != getattr_path(own, path)}
         assert differences(found.pop(source), own) == wanted
     assert {key: differences(row, published) for key, row in found.items()} == {

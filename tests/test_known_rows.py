@@ -38,7 +38,7 @@ def test_known_rows_are_tried_first_as_far_as_the_budget_goes(tmp_path: Path) ->
     assert [row.role for row in trial_rows(few.study)] == ["published", "none"]
 
 
-@pytest.mark.parametrize("pruner", [{"kind": "median", "startup_trials": 2}, {"kind": "wilcoxon", "p_threshold": 0.3}])
+@pytest.mark.parametrize("pruner", [{"kind": "median", "startup_trials": 5}, {"kind": "wilcoxon", "p_threshold": 0.3}])
 def test_sources_without_rungs_neither_stop_a_trial_nor_count_before_one_is_stopped(
     tmp_path: Path, pruner: dict[str, Any]
 ) -> None:
