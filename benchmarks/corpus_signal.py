@@ -48,6 +48,7 @@ EXPERIMENT = Path(__file__).parent.parent / "examples" / "demo.yaml"
 # published pool scaled to this source: 250 / 23384 of its clips; the rate makes up for the fewer steps (published: 2e-5
 # over 10 000), and was chosen on corpora that aren't reported.
 SOURCE_CLIPS = 1500
+SHOTS = 10  # a class
 PRIOR: dict[str, object] = {
     "steps": 12_000, "learning_rate": 2e-3,
     "model": ModelConfig(width=64, layers=4, ff=256, dropout=0.0),
@@ -69,7 +70,7 @@ def experiment(seed: int, full: bool = False) -> ExperimentConfig:
     base = load_experiment(EXPERIMENT)
     source = base.data.source.model_copy(update={"clips": SOURCE_CLIPS})
     target = base.data.target.model_copy(update={"seed": seed})
-    changes: dict[str, object] = {"seed": seed}
+    changes: dict[str, object] = {"seed": seed, "shots": SHOTS}
     if full:
         others = tuple(s for s in SUBJECTS if s not in (base.data.split.dev_subjects or ()))
         changes |= {"shots": len(others) * target.clips // len(SUBJECTS), "train_subjects": others}
