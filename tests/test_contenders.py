@@ -87,7 +87,7 @@ def test_a_row_that_would_repeat_another_appears_once() -> None:
     ("best", "line"),
     [
         ([0.6, 0.61, 0.59], "best trial minus real + augmentation: +10.0 points [7.5, 12.5]"),
-        ([0.6, 0.4, 0.5], "+0.0 points [-24.8, 24.8]; nothing helped more than real + augmentation"),
+        ([0.6, 0.45, 0.6], "+5.0 points [-16.5, 26.5]; nothing helped more than real + augmentation"),
         ([0.4, 0.41, 0.39], "-10.0 points [-12.5, -7.5]; nothing helped more than real + augmentation"),
     ],
 )
