@@ -21,8 +21,8 @@ from pathlib import Path
 
 from benchmarks import effect_docs
 from benchmarks.effect_corpora import record_corpus
-from benchmarks.effect_records import FILE, Place, Recording
-from benchmarks.effect_runs import WINNER, ConfigOf, Plan, record, recorded, winner_of
+from benchmarks.effect_records import FILE, WINNER, Place, Recording
+from benchmarks.effect_runs import ConfigOf, Plan, record, recorded, winner_of
 from benchmarks.effect_statistics import CHOSEN_ON, Results
 from kinemic.config import TrialConfig
 from kinemic.errors import ConfigError, DataError, KinemicError, one_line

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.effect_records import Place, Recording, Row, settings_of
-from benchmarks.effect_runs import WINNER, Run, inputs_of
-from benchmarks.effect_statistics import GENERATED, NONE
+from benchmarks.effect_records import WINNER, Place, Recording, Row, settings_of
+from benchmarks.effect_runs import Run, inputs_of
+from benchmarks.effect_statistics import GENERATED
 from kinemic.trial import stored_reports
 from search import api
 from search import study as studies
+from search.baselines import BEST
 from search.config import load
 from search.contenders import planned_of
 from search.folder import SearchFolder, find
 
 DEMO = Path(__file__).parent.parent / "examples" / "demo.yaml"
-_KEYS = {"augmented": NONE, "best": WINNER}  # of the final table, where it calls a row otherwise
 
 
 def record_corpus(seed: int, recording: Recording, runs: Path, settings: Sequence[str] = ()) -> list[str]:
@@ -40,7 +40,7 @@ def record_table(folder: SearchFolder, target: str, read: Mapping[str, Any], rec
     config, found = folder.config(), list[str]()
     split, study = config.data.split, studies.open_study(config, folder.path, folder.state().study)
     for key, repetitions in planned_of(study, config, folder).items():
-        place = Place(target, split.shots or 0, _KEYS.get(key, key))
+        place = Place(target, split.shots or 0, WINNER if key == BEST else key)
         found.append(place.row)
         for planned in repetitions:
             reports = stored_reports(planned.workdir, planned.config, repetitions=1)

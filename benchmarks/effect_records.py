@@ -20,6 +20,7 @@ from kinemic.files import write_text
 from kinemic.judge_profiles import PROFILES
 
 FILE = Path(__file__).parent / "effect.json"
+WINNER = "winner"  # the row of what a search has chosen
 
 
 class Place(NamedTuple):

@@ -14,13 +14,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.effect_records import Key, Place, Record, Recording, Row, settings_of
+from benchmarks.effect_records import WINNER, Key, Place, Record, Recording, Row, settings_of
+from benchmarks.effect_statistics import CHOSEN_ON
 from kinemic import checkpoint
 from kinemic.config import ExperimentConfig, TrialConfig, TrialSeeds
 from kinemic.data.corpus import Corpus
 from kinemic.digests import digest_of
 from kinemic.errors import ConfigError, KinemicError
 from kinemic.inputs import prepare_inputs
+from kinemic.mining_ranges import ranges_of
 from kinemic.reading import leaf_paths, with_values
 from kinemic.report import TrialInputs, mean
 from kinemic.trial import run_trial
@@ -32,7 +34,6 @@ from search.folder import SearchFolder
 from search.sitting import tidy
 from search.space import resolve_space
 
-WINNER = "winner"
 ConfigOf = Callable[[int, int], SearchConfig]  # by shots and draw
 
 
@@ -124,7 +125,7 @@ def record(
     todo = plan.missing(shots, recording)
     if not todo:
         return
-    config = config_of(shots, todo[0].draw)
+    config = config_of(shots, CHOSEN_ON)  # where the ranges of a search are from
     inputs = prepared(experiment_of(config), runs)
     trials = rows_of(config, inputs) | given
     if unknown := [row for row in plan.rows if row not in trials]:
@@ -176,7 +177,7 @@ def experiment_of(config: SearchConfig) -> ExperimentConfig:
 def rows_of(config: SearchConfig, inputs: TrialInputs) -> dict[str, TrialConfig]:
     """Return the product's baselines by their keys."""
     clips = len(Corpus.open(inputs.source))
-    space = resolve_space(config.space, clips, config.trial.judge.profile)
+    space = resolve_space(config.space, clips, config.trial.judge.profile, ranges_of(inputs))
     return {row.key: row.config for row in baselines.baselines(config, space, clips)}
 
 

@@ -20,7 +20,6 @@ from search.statistics import LEVEL
 
 CHOSEN_ON = 0  # the draw
 GENERATED = "generated-"  # what the target of a generated corpus begins with, before its seed
-NONE = "none"  # the row of real clips, augmented
 
 
 @dataclass(frozen=True)
