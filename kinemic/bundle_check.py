@@ -1,4 +1,4 @@
-"""Whether an exported model generates, and what a judge makes of its clips; a result is read without torch."""
+"""Whether an exported model labels and generates, and what a judge makes of its clips; read without torch."""
 
 from __future__ import annotations
 
@@ -45,17 +45,31 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """What the model's own classifier labels right (shares 0..1): of the few shots, and of the dev clips if any.
+
+    It was trained on the few shots, and chosen on the dev clips. Both are None if the few shots were not at hand.
+    """
+
+    profile: str
+    few_shots: float | None
+    dev: float | None
+
+
+@dataclass(frozen=True)
 class BundleCheck:
     """What a check found: the number of generated clips, all of them finite, their frames, and a judge's verdict.
 
-    ``frames`` is the least and the most; ``verdict`` is None where the few shots were not at hand.
+    ``frames`` is the least and the most, None of a model without a generator; ``verdict`` is None where the few shots
+    were not at hand; ``labelled`` is None of a model without a classifier.
     """
 
     clips: int
     clips_per_class: int
     seed: int
-    frames: tuple[int, int]
+    frames: tuple[int, int] | None
     verdict: Verdict | None
+    labelled: Labelled | None = None
 
     def to_json(self) -> str:
         """Return the check as a JSON object."""
@@ -65,12 +79,25 @@ class BundleCheck:
     def from_json(cls, text: str) -> BundleCheck:
         """Read a check that ``to_json`` wrote."""
         data = json.loads(text)
-        verdict = data.pop("verdict")
-        data["frames"] = tuple(data["frames"])
-        return cls(**data, verdict=verdict and Verdict(**verdict))
+        verdict, labelled, frames = data.pop("verdict"), data.pop("labelled", None), data.pop("frames")
+        parts = {"verdict": verdict and Verdict(**verdict), "labelled": labelled and Labelled(**labelled)}
+        return cls(**data, **parts, frames=frames and tuple(frames))
 
     def line(self) -> str:
         """Return the check as one line for a person."""
+        return "; ".join(filter(None, (self._of_classifier(), self._of_generator())))
+
+    def _of_classifier(self) -> str:
+        if self.labelled is None:
+            return ""
+        shares = {"few shots": self.labelled.few_shots, "dev clips": self.labelled.dev}
+        known = [f"{share:.0%} of the {clips}" for clips, share in shares.items() if share is not None]
+        found = f"labels {' and '.join(known)} right" if known else "loads; no clip to label is at hand"
+        return f"classifier {self.labelled.profile} {found}"
+
+    def _of_generator(self) -> str:
+        if self.frames is None:
+            return ""
         made = f"{self.clips} clips generated, all finite, {self.frames[0]} to {self.frames[1]} frames; "
         if self.verdict is None:
             return made + "not judged, the few shots are not at hand"
@@ -88,11 +115,51 @@ def check_bundle(
     device: str = "cpu",
     progress: ProgressCallback = silent,
 ) -> BundleCheck:
-    """Generate a few clips of every class, and have them judged where the folder of the trial's clips is given.
+    """Generate a few clips of every class, have them judged, and label the few shots, as far as all these are there.
 
-    Generation reads ``model`` alone. Raises CheckpointError for a model that can't be loaded, DivergedError and
+    ``few_shots`` is the folder of the trial's clips. Generation reads ``model`` alone. Raises CheckpointError for a
+    model that can't be loaded, DivergedError and
     DataError for clips that are not finite, FirewallError and DataError for clips that are not this model's few shots.
     """
+    from kinemic.bundle import FILE_NAME as GENERATOR
+    from kinemic.judges import CLASSIFIER
+
+    labelled = _label(model, few_shots, device) if (model / CLASSIFIER).exists() else None
+    if labelled is not None and not (model / GENERATOR).exists():
+        return BundleCheck(0, clips_per_class, seed, None, None, labelled)
+    return _generate(model, few_shots, clips_per_class, seed, device, progress, labelled)
+
+
+def _label(model: Path, few_shots: Path | None, device: str) -> Labelled:
+    from kinemic.data.splits import load_trial_data
+    from kinemic.judges import load_classifier
+
+    classifier, classes = load_classifier(model, device)
+    if few_shots is None:
+        return Labelled(classifier.profile, None, None)
+    data = load_trial_data(few_shots)
+    _check_classes(few_shots, data.corpus.classes, classes)
+
+    def right(indices: np.ndarray[Any, np.dtype[np.int64]]) -> float | None:
+        if len(indices) == 0:
+            return None
+        logits, _ = classifier.score([data.corpus.joints(i) for i in indices])
+        if not np.isfinite(logits).all():
+            raise DataError(f"{model}: the classifier gives NaN or infinity; export another trial")
+        return float((logits.argmax(axis=1) == data.corpus.labels[indices]).mean())
+
+    return Labelled(classifier.profile, right(data.train), right(data.dev))
+
+
+def _generate(
+    model: Path,
+    few_shots: Path | None,
+    clips_per_class: int,
+    seed: int,
+    device: str,
+    progress: ProgressCallback,
+    labelled: Labelled | None,
+) -> BundleCheck:
     from kinemic.bundle import GeneratorBundle
     from kinemic.motion import features_to_joints
 
@@ -104,7 +171,7 @@ def check_bundle(
             raise DataError(f"{model}: a clip of {bundle.classes[label]!r} has joints that are not finite")
     lengths = [len(clip) for clip in joints]
     verdict = _judge(bundle, joints, made.labels, few_shots, device, progress) if few_shots else None
-    return BundleCheck(len(joints), clips_per_class, seed, (min(lengths), max(lengths)), verdict)
+    return BundleCheck(len(joints), clips_per_class, seed, (min(lengths), max(lengths)), verdict, labelled)
 
 
 def _judge(
@@ -122,11 +189,7 @@ def _judge(
 
     data = load_trial_data(few_shots)
     corpus, config, seed = data.corpus, bundle.trial.judge, bundle.seeds.judge[0]
-    if corpus.classes != bundle.classes:
-        raise DataError(
-            f"{few_shots}: has the classes {', '.join(corpus.classes)}, the model {', '.join(bundle.classes)}; "
-            "give the clips that it was adapted on"
-        )
+    _check_classes(few_shots, corpus.classes, bundle.classes)
     real = [corpus.joints(i) for i in data.train]
     judge = train_classifier(real, corpus.labels[data.train], len(corpus.classes), config, seed, device, progress)
     held_out = len(data.dev) > 0
@@ -145,3 +208,11 @@ def _judge(
         diversity=diversity(features, DIVERSITY_PAIRS, seed),
         diversity_real=diversity(features_real, DIVERSITY_PAIRS, seed),
     )
+
+
+def _check_classes(few_shots: Path, found: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    if found != classes:
+        raise DataError(
+            f"{few_shots}: has the classes {', '.join(found)}, the model {', '.join(classes)}; "
+            "give the clips that it was adapted on"
+        )

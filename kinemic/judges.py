@@ -17,6 +17,7 @@ from kinemic.loading import Metadata, build, read_metadata
 
 KIND: Final = "judge"
 FOLDER: Final = "judges"
+CLASSIFIER: Final = "classifier.safetensors"  # of a trial and of an exported folder: the judge of the first judge seed
 
 
 class _JudgeMetadata(Metadata):
@@ -48,6 +49,14 @@ def check_judge(path: Path, profile: JudgeProfile, classes: Sequence[str], seed:
 def load_judge(path: Path, device: str = "cpu") -> Classifier:
     """Read a judge, ready to score; raises as ``load_judge_and_classes`` does."""
     return load_judge_and_classes(path, device)[0]
+
+
+def load_classifier(model: Path, device: str = "cpu") -> tuple[Classifier, tuple[str, ...]]:
+    """Read the classifier of an exported folder, or its file; raises as ``load_judge_and_classes`` does."""
+    path = model / CLASSIFIER if model.is_dir() else model
+    if model.is_dir() and not path.exists():
+        raise CheckpointError(f"{model}: holds no {CLASSIFIER}; export the trial again, from a search of this version")
+    return load_judge_and_classes(path, device)
 
 
 def load_judge_and_classes(path: Path, device: str = "cpu") -> tuple[Classifier, tuple[str, ...]]:

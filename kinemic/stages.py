@@ -7,7 +7,7 @@ finds everything upstream of that.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -158,11 +158,11 @@ class Stages:
         self.clock.reuse("classify", reused)
         return reports
 
-    def train_judges(self, synthetic: Synthetic | None) -> list[Classifier]:
+    def train_judges(self, synthetic: Synthetic | None, seeds: Sequence[int]) -> list[Classifier]:
         """Return judges trained on the few shots and these clips, one a judge seed, where nothing is left to score."""
         data, judge = self.material.data, self.config.judge
         with self.clock.time("classify"):
-            return train_judges(data, synthetic, judge, self.seeds.judge, self.device, self.progress)
+            return train_judges(data, synthetic, judge, seeds, self.device, self.progress)
 
     @cached_property
     def adaptation(self) -> Adaptation:

@@ -22,7 +22,7 @@ from kinemic.device import peak_memory_mb, reset_peak_memory
 from kinemic.diagnostics import diagnose_trial
 from kinemic.errors import CheckpointError, DataError
 from kinemic.files import write_text
-from kinemic.judges import judge_file, save_judge
+from kinemic.judges import CLASSIFIER, judge_file, save_judge
 from kinemic.material import Material
 from kinemic.metrics import brier_score, log_likelihood
 from kinemic.mining import MiningResult
@@ -194,21 +194,23 @@ class _Trial:
         return figures
 
     def _finish(self, scored: _Scored, first: Stages, steps: int, clock: Clock) -> None:
-        """Write the generator, pictures of the clips and, where wanted, the judges; with k folds, of all the shots."""
+        """Write generator, pictures, classifier and, if wanted, all judges; with k folds, of all the shots."""
         data, stages, made, judges = self.material.data, first, scored.made, scored.judges
-        if data.folds is not None and (stages.adapts or self.config.judge.keep):
+        wanted = stages.seeds.judge if self.config.judge.keep else stages.seeds.judge[:1]
+        if data.folds is not None:
             stages = self._stages(data, 0)
             stages.clock = clock
             if stages.trains:
                 stages.adapt(steps)
             made = synthetic_clips(stages)
-            judges = stages.train_judges(made) if self.config.judge.keep else []
+            judges = stages.train_judges(made, wanted)
         bundle = stages.generator if stages.adapts else None
         if bundle is not None:
             bundle.save(self.workdir / FILE_NAME)
         write_artifacts(self.workdir / "artifacts", stages.material, stages.pools, made, bundle)
+        save_judge(judges[0], self.workdir / CLASSIFIER, data.corpus.classes, wanted[0])
         if self.config.judge.keep:
-            for number, (seed, judge) in enumerate(zip(stages.seeds.judge, judges, strict=True)):
+            for number, (seed, judge) in enumerate(zip(wanted, judges, strict=True)):
                 save_judge(judge, judge_file(self.workdir, number), data.corpus.classes, seed)
 
 

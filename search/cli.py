@@ -188,10 +188,11 @@ def report(name: str, runs: Path, out: Path | None) -> None:
 @click.argument("name")
 @click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
 def export(name: str, target: Path, runs: Path, register_as: str | None, no_register: bool, trial: int | None) -> None:
-    """Copy the generator of a trial of NAME into the new folder DIR, check it there, and register it in MLflow.
+    """Copy the classifier and the generator of a trial of NAME into the new folder DIR, check it, and register it.
 
-    A new process generates from DIR alone and a judge trained on the few shots looks at the clips; DIR/check.json keeps
-    what it found. `models:/MODEL@champion` is then this generator, and `kinemic generate --model DIR` generates.
+    A new process labels the few shots and generates from DIR alone, and a judge trained on the few shots looks at the
+    clips; DIR/check.json keeps what it found. `models:/MODEL@champion` in MLflow is then this model. `kinemic classify
+    --model DIR` labels clips, `kinemic generate --model DIR` generates. A trial without a generator says so.
     """
     from search.choice import choose
     from search.export import export_trial
@@ -209,7 +210,10 @@ def export(name: str, target: Path, runs: Path, register_as: str | None, no_regi
     if exported.version:
         console.print(f"registered models:/{model}@{ALIAS}, version {exported.version}, in {without_secrets(uri)}")
     console.print(chosen.line, soft_wrap=True)
-    console.print(f"wrote {target}; try: {command_line('kinemic', 'generate', '--model', target, '--help')}")
+    if exported.lacks:
+        console.print(exported.lacks, soft_wrap=True)
+    verb = "generate" if exported.check.labelled is None else "classify"
+    console.print(f"wrote {target}; try: {command_line('kinemic', verb, '--model', target, '--help')}")
 
 
 @search.command()

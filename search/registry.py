@@ -44,15 +44,19 @@ class Registry:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a registered model says of itself; accuracies are 0..1, ``guidance`` is its default."""
+    """What a registered model says of itself; accuracies are 0..1.
+
+    ``classifier`` is its profile, ``encoder_id`` and ``guidance`` (the default) are its generator's; None: it has none.
+    """
 
     search: str
     trial: int
     dev_accuracy: float
     dev_accuracy_se: float | None
-    encoder_id: str
     classes: tuple[str, ...]
-    guidance: float
+    classifier: str | None
+    encoder_id: str | None
+    guidance: float | None
 
     def metadata(self) -> dict[str, Any]:
         """Return the facts as plain values."""
@@ -90,7 +94,7 @@ def register(bundle: Path, registry: Registry, run: Run, facts: Facts) -> str:
     with _one_line_errors(registry), tempfile.TemporaryDirectory() as room:
         client = _client(registry)
         _create(client, name)
-        logged = client.create_logged_model(run.info.experiment_id, "generator", run_id, facts.tags())
+        logged = client.create_logged_model(run.info.experiment_id, "model", run_id, facts.tags())
         model = Model(artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id)
         _save(Path(room) / "model", model, bundle, facts)
         client.log_model_artifacts(logged.model_id, str(Path(room) / "model"))
@@ -126,21 +130,28 @@ def _save(folder: Path, model: Model, bundle: Path, facts: Facts) -> None:
             loader_module=LOADER,
             data_path=str(bundle),
             mlflow_model=model,
-            signature=signature(facts.guidance),
+            signature=signature(facts),
             metadata=facts.metadata(),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in NEEDED],
         )
 
 
-def signature(guidance: float) -> ModelSignature:
-    """Return what a model takes and gives, as ``search.pyfunc`` says; ``guidance`` is the default."""
+def signature(facts: Facts) -> ModelSignature:
+    """Return what a model takes and gives, as ``search.pyfunc`` says: clips to label, or classes to generate."""
     joints_TJ3 = Array(Array(Array(DataType.float)))
-    clip = (("string", "action"), ("string", "caption"), ("long", "frames"), (joints_TJ3, "joints"))
-    return ModelSignature(
-        inputs=Schema([ColSpec("string", "action"), ColSpec("long", "count")]),
-        outputs=Schema([ColSpec(kind, name) for kind, name in clip]),
-        params=ParamSchema([ParamSpec("seed", "long", 0), ParamSpec("guidance", "double", guidance)]),
-    )
+    given: list[ColSpec] = []
+    made: list[ColSpec] = []
+    params = []
+    if facts.classifier is not None:
+        given += [ColSpec(joints_TJ3, "joints", required=False)]
+        made += [ColSpec("string", "label", required=False), ColSpec("double", "probability", required=False)]
+        made += [ColSpec(Array(DataType.double), "probabilities", required=False)]
+    if facts.guidance is not None:
+        given += [ColSpec("string", "action", required=False), ColSpec("long", "count", required=False)]
+        made += [ColSpec(kind, name, required=False) for kind, name in (("string", "action"), ("string", "caption"))]
+        made += [ColSpec("long", "frames", required=False), ColSpec(joints_TJ3, "joints", required=False)]
+        params = [ParamSpec("seed", "long", 0), ParamSpec("guidance", "double", facts.guidance)]
+    return ModelSignature(inputs=Schema(given), outputs=Schema(made), params=ParamSchema(params) if params else None)
 
 
 def _create(client: MlflowClient, name: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import json
 import pickle
 import shutil
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,27 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from kinemic.bundle import GeneratorBundle
-from kinemic.bundle_check import BundleCheck, _judge
+from kinemic.bundle_check import BundleCheck, _judge, _label
 from kinemic.cli import run
 from kinemic.config import GeneratedReader, SplitConfig
 from kinemic.data.corpus import Corpus
+from kinemic.data.joints import write_joints
 from kinemic.data.prepare import prepare
 from kinemic.data.splits import load_trial_data, make_test_data, make_trial_data
 from kinemic.errors import ConfigError, KinemicError
+from kinemic.judges import load_classifier
+from kinemic.metrics import softmax
 from kinemic.motion import features_to_joints
 from search import study as studies
+from search.exported import ExportedModel
 from search.folder import SearchFolder, State, settings_of
-from search.registry import Facts, Registry, find_run, register
+from search.pyfunc import Predictor
+from search.registry import Facts, Registry, find_run, register, signature
 from search.tracking import open_tracker
 from tests import analytic
 from tests.bench import Bench, search
 from tests.bundles import CAPTIONS, CLASSES, random_bundle
+from tests.judged import JUDGE, train_judge
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Searched:
     identity: str
     number: int
     generator: Path
+    classifier: Path
     shots: Path
     target: Corpus
 
@@ -82,15 +88,18 @@ def searched(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Sea
     folder.create(config)
     bench = Bench(config, folder.path)
     bench.run_all()
-    inputs = dataclasses.replace(analytic.inputs(runs), trial_data=shots)
+    inputs = replace(analytic.inputs(runs), trial_data=shots)
     folder.write_state(
         State(bench.study.study_name, analytic.SOURCE_CLIPS, inputs, "mine-1", settings_of(bench.config))
     )
     best = studies.best_trial(bench.study)
     generator = folder.trials / f"{best.number:04d}" / "generator.safetensors"
     random_bundle().save(generator)
+    classifier = generator.with_name("classifier.safetensors")
+    train_judge(replace(inputs, cache=generator.parent))
+    (generator.parent / JUDGE).rename(classifier)
 
-    done = Searched(runs, "mine", "mine-1", best.number, generator, shots, target)
+    done = Searched(runs, "mine", "mine-1", best.number, generator, classifier, shots, target)
     tracker = open_tracker(done.uri, config.tracking.experiment, done.identity, config.name, runs / "mlflow-artifacts")
     tracker.start_trial(best.number, studies.trial_values(best), config.trial)
     tracker.end_trial(best.number, "FINISHED", runs, None)
@@ -115,7 +124,7 @@ def exported(searched: Searched, tmp_path_factory: pytest.TempPathFactory) -> Ex
 
 
 def facts(searched: Searched) -> Facts:
-    return Facts("mine", searched.number, 0.5, None, "tfidf-4-test", CLASSES, 2.5)
+    return Facts("mine", searched.number, 0.5, None, CLASSES, "smoke", "tfidf-4-test", 2.5)
 
 
 @pytest.fixture
@@ -125,7 +134,7 @@ def champion(searched: Searched, exported: Exported, monkeypatch: pytest.MonkeyP
 
 
 def test_an_export_says_what_a_fresh_process_found(searched: Searched, exported: Exported) -> None:
-    files = {"generator.safetensors", "config.yaml", "README.md", "check.json"}
+    files = {"classifier.safetensors", "generator.safetensors", "config.yaml", "README.md", "check.json"}
     assert {path.name for path in exported.folder.iterdir()} == files
     check = BundleCheck.from_json((exported.folder / "check.json").read_text())
     assert (check.clips, check.clips_per_class) == (12, 4)
@@ -135,6 +144,10 @@ def test_an_export_says_what_a_fresh_process_found(searched: Searched, exported:
     assert (check.verdict.profile, check.verdict.chance) == ("smoke", pytest.approx(1 / 3))
     assert set(check.verdict.by_class) == set(CLASSES)
     assert np.mean(list(check.verdict.by_class.values())) == pytest.approx(check.verdict.recognised)
+    assert check.labelled is not None
+    assert check.labelled.profile == "smoke"
+    assert check.labelled == _label(exported.folder, searched.shots, "cpu")
+    assert f"classifier smoke labels {check.labelled.few_shots:.0%} of the few shots and " in check.line()
     assert f"checked in a fresh process: {check.line()}" in exported.shown
     assert "registered models:/mine@champion, version 1" in exported.shown
 
@@ -175,13 +188,14 @@ def test_the_confirmed_winner_is_exported_or_the_trial_that_is_named(
     winner, named = {0, 1, 2} - {searched.number}
     for number in (winner, named):  # it is told by what it misses
         (folder.trials / f"{number:04d}" / "generator.safetensors").unlink(missing_ok=True)
+        (folder.trials / f"{number:04d}" / "classifier.safetensors").unlink(missing_ok=True)
     key = f"trial_{winner}"
     row = {"key": key, "title": "x", "baseline": False, "dev_accuracies": [], "dev_mean": 0.5, "dev_se": None}
     more = {"judge": "temporal", "steps": 1, "repetitions": 2, "judge_seeds": 1, "runs": {}, "rows": [row]}
     folder.confirmation_file.write_text(json.dumps({"search": "mine", "winner": key, **more}))
     try:
         assert searched.export(tmp_path / "model") == 2
-        assert f"trial {winner} left no generator.safetensors" in capsys.readouterr().err
+        assert f"trial {winner} left no classifier.safetensors" in capsys.readouterr().err
         assert searched.export(tmp_path / "model", "--trial", str(named)) == 2
         assert f"trial {named} left no" in capsys.readouterr().err
     finally:
@@ -204,7 +218,7 @@ def test_a_model_that_cannot_generate_is_not_exported(
 ) -> None:
     assert searched.export(tmp_path / "model", "--register-as", "spoilt") == 2
     *_, line = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: nothing exported, the generator fails its check: synthesis: the generator gave NaN")
+    assert line.startswith("error: nothing exported, the model fails its check: synthesis: the generator gave NaN")
     assert not list(tmp_path.iterdir())
     assert searched.versions("spoilt") == []
 
@@ -271,6 +285,89 @@ def test_a_wrong_request_is_named(action: str, count: int, params: dict[str, Any
         champion.predict(pd.DataFrame({"action": [action], "count": [count]}), params=params)
 
 
+def test_the_champion_labels_clips_as_its_classifier_does(
+    searched: Searched, exported: Exported, champion: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = load_trial_data(searched.shots).corpus
+    clips = [corpus.joints(i) for i in range(4)]
+    found = champion.predict(pd.DataFrame({"joints": clips}))
+    classifier, classes = load_classifier(exported.folder)
+    expected = softmax(classifier.score(clips)[0])
+    np.testing.assert_allclose(np.stack(found["probabilities"]), expected, atol=1e-6)
+    assert found["label"].tolist() == [classes[c] for c in expected.argmax(axis=1)]
+    np.testing.assert_allclose(found["probability"], expected.max(axis=1), atol=1e-6)
+
+    write_joints(tmp_path / "set", clips, ["wave"] * 4, [["a"]] * 4)
+    np.save(tmp_path / "one.npy", clips[0])
+    out = tmp_path / "labels.csv"
+    for path, rows in ((tmp_path / "set" / "clips.npz", 4), (tmp_path / "set", 4), (tmp_path / "one.npy", 1)):
+        assert run(["classify", "--model", str(exported.folder), str(path), "--out", str(out)]) == 0
+        table = pd.read_csv(out)
+        assert len(table) == rows
+        if path.is_file():  # a reader's clips end a frame earlier, which serves the velocities of the one before
+            assert table["label"].tolist() == found["label"].tolist()[:rows]
+            np.testing.assert_allclose(table["probability"], found["probability"][:rows], atol=1e-3)
+    assert f"one   {table['label'][0]}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--out", "x.txt"], "expected a file ending in .csv or .json"),
+        (["--set", "trial.mining.top_k=3"], "--set and --synthetic are for training"),
+        (["--model", "nowhere"], "nowhere"),
+    ],
+)
+def test_labels_that_cannot_be_given_are_one_line(
+    words: list[str], line: str, exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "one.npy", np.zeros((20, 22, 3), np.float32))
+    assert run(["classify", "--model", str(exported.folder), str(tmp_path / "one.npy"), *words]) == 2
+    assert line in capsys.readouterr().err
+
+
+def test_a_file_of_something_else_is_refused(
+    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "odd.npy", np.zeros((20, 21, 3), np.float32))
+    assert run(["classify", "--model", str(exported.folder), str(tmp_path / "odd.npy")]) == 2
+    assert "expected joints (frames, 22, 3) or clips of these, got (20, 21, 3)" in capsys.readouterr().err
+
+
+def test_a_trial_without_a_generator_is_exported_and_names_one_that_has_it(
+    searched: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = SearchFolder(searched.runs / "mine")
+    other = min({0, 1, 2} - {searched.number})
+    workdir = folder.trials / f"{other:04d}"
+    shutil.copyfile(searched.classifier, workdir / "classifier.safetensors")
+    (workdir / "generator.safetensors").unlink(missing_ok=True)
+    assert searched.export(tmp_path / "model", "--trial", str(other), "--no-register") == 0
+    shown = capsys.readouterr().out
+    assert f"trial {other} has no generator: its synthetic clips are generated" in shown
+    assert f"kinemic search export mine DIR --trial {searched.number}" in shown
+    assert "clips generated" not in shown
+    assert not (tmp_path / "model" / "generator.safetensors").exists()
+    model = ExportedModel.load(tmp_path / "model")
+    assert (model.classes, model.generator) == (CLASSES, None)
+    labels = Predictor(model, "cpu").predict(pd.DataFrame({"joints": [np.zeros((20, 22, 3), np.float32)]}))
+    assert labels["label"][0] in CLASSES
+    with pytest.raises(ConfigError, match="this model has no generator"):
+        Predictor(model, "cpu").predict(pd.DataFrame({"action": ["wave"], "count": [1]}))
+    assert [spec.name for spec in signature(replace(facts(searched), guidance=None)).inputs] == ["joints"]
+
+
+def test_a_folder_of_an_earlier_version_generates_and_does_not_label(exported: Exported, tmp_path: Path) -> None:
+    shutil.copyfile(exported.folder / "generator.safetensors", tmp_path / "generator.safetensors")
+    old = Predictor(ExportedModel.load(tmp_path), "cpu")
+    assert len(old.predict(pd.DataFrame({"action": ["wave"], "count": [1]}))) == 1
+    with pytest.raises(ConfigError, match="exported without a classifier"):
+        old.predict(pd.DataFrame({"joints": [np.zeros((20, 22, 3), np.float32)]}))
+    with pytest.raises(ConfigError, match=r"to label clips, or action and count.*got colour"):
+        old.predict(pd.DataFrame({"colour": ["red"]}))
+    assert run(["classify", "--model", str(tmp_path), str(tmp_path / "x.npy")]) == 2
+
+
 def test_a_model_says_where_it_comes_from_and_what_it_takes(searched: Searched, champion: Any) -> None:
     folder = SearchFolder(searched.runs / "mine")
     best = studies.best_trial(studies.open_study(folder.config(), folder.path, folder.state().study))
@@ -280,13 +377,14 @@ def test_a_model_says_where_it_comes_from_and_what_it_takes(searched: Searched, 
         "trial": searched.number,
         "dev_accuracy": last.dev_accuracy,
         "dev_accuracy_se": last.dev_accuracy_se,
-        "encoder_id": "tfidf-4-test",
         "classes": list(CLASSES),
+        "classifier": "smoke",
+        "encoder_id": "tfidf-4-test",
         "guidance": 2.5,
     }
     run_ = searched.client.get_run(champion.metadata.run_id)
     assert (run_.data.tags["kinemic.trial"], run_.info.status) == (str(searched.number), "FINISHED")
-    assert champion.metadata.get_input_schema().input_names() == ["action", "count"]
+    assert champion.metadata.get_input_schema().input_names() == ["joints", "action", "count"]
     assert {p.name: p.default for p in champion.metadata.get_params_schema().params} == {"seed": 0, "guidance": 2.5}
 
 

@@ -153,6 +153,11 @@ def detect(path: Path) -> str:
     )
 
 
+def detected(path: Path) -> Reader:
+    """Return how to read a folder, by what lies in it. Raises DataError where nothing is known of it."""
+    return _reader(path, detect(path), "every", shots_folder="S0000", task="xsub", npz=(), ids=None, drop=None)
+
+
 def id_list(text: str) -> IdList:
     """Return the list that ``FILE`` or ``FILE:KEY`` names."""
     file, colon, key = text.rpartition(":")

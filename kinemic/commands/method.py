@@ -12,7 +12,7 @@ from kinemic.commands.generation import Generation, generation_options
 from kinemic.commands.options import experiment_options, interruptible
 from kinemic.config import ExperimentConfig
 from kinemic.console import console, progress_bars, show_warnings
-from kinemic.errors import DataError
+from kinemic.errors import ConfigError, DataError
 from kinemic.files import need_writable
 from kinemic.reading import load_experiment
 from kinemic.report import RungReport, TrialInputs, mean, shown, standard_error
@@ -102,13 +102,61 @@ def generate(out: Path, **options: Any) -> None:
 @click.command()
 @experiment_options
 @click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Exported folder: FILE is then clips, and its classifier labels them.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=None, help="With --model: .csv or .json file for the labels."
+)
+@click.option(
     "--synthetic",
     type=click.Path(path_type=Path),
     default=None,
     help="Folder that `kinemic generate` wrote (clips.npz, clips.jsonl), to add to training.",
 )
-def classify(file: Path, settings: tuple[str, ...], runs: Path, device: str | None, synthetic: Path | None) -> None:
-    """Train the judge of FILE on its few shots (and generated clips) and score it on dev, once per judge seed."""
+def classify(
+    file: Path,
+    settings: tuple[str, ...],
+    runs: Path,
+    device: str | None,
+    model: Path | None,
+    out: Path | None,
+    synthetic: Path | None,
+) -> None:
+    """Label the clips in FILE by an exported model, or train the judge of an experiment's FILE and score it.
+
+    With --model, FILE is an npz set of joints as `kinemic generate` writes it, an npy array of joints (frames, 22, 3),
+    or a folder that `kinemic data check` reads. Without, it is an experiment's YAML file: its judge is trained on the
+    few shots (and generated clips) and scored on dev, once per judge seed.
+    """
+    if model is not None:
+        if settings or synthetic:
+            raise ConfigError("--set and --synthetic are for training; leave them out with --model")
+        return _label(model, file, out, device)
+    if out is not None:
+        raise ConfigError("--out is for the labels that --model gives; leave it out")
+    return _train(file, settings, runs, device, synthetic)
+
+
+def _label(model: Path, file: Path, out: Path | None, device: str | None) -> None:
+    from kinemic.commands.data_options import detected
+    from kinemic.device import resolve_device
+    from kinemic.labelling import label_clips, read_data, read_file, write_rows
+
+    clips = read_data(detected(file)) if file.is_dir() else read_file(file)
+    rows = label_clips(model, clips, resolve_device(device)).rows()
+    table = Table("clip", "label", "probability", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row["clip"], row["label"], f"{row['probability']:.3f}")
+    console.print(table)
+    if out is not None:
+        write_rows(out, rows)
+        console.print(f"wrote {out}")
+
+
+def _train(file: Path, settings: tuple[str, ...], runs: Path, device: str | None, synthetic: Path | None) -> None:
     from kinemic.classify import limit_generated
     from kinemic.data.splits import load_trial_data
     from kinemic.device import resolve_device
