@@ -19,6 +19,7 @@ from kinemic.data.splits import load_trial_data, make_test_data
 from kinemic.diagnostics import class_ratios
 from kinemic.errors import CheckpointError, ConfigError, DataError, FirewallError
 from kinemic.inputs import prepare_inputs
+from kinemic.judges import load_classifier
 from kinemic.motion import Statistics
 from kinemic.motion_range import LIMBS
 from kinemic.prior import load_prior, save_prior
@@ -78,6 +79,17 @@ def test_the_judge_is_told_which_clips_are_real(
     scoring.score_on(data, made, EXPERIMENT.trial.judge, [0], "cpu")
     scoring.score_on(data, None, EXPERIMENT.trial.judge, [0], "cpu")
     assert told == [(6 + 6, 6), (6, 6)]
+
+
+def test_a_finished_trial_leaves_its_first_classifier(
+    inputs: TrialInputs, finished: tuple[Path, list[RungReport]]
+) -> None:
+    data = load_trial_data(inputs.trial_data)
+    classifier, classes = load_classifier(finished[0])
+    logits, _ = classifier.score([data.corpus.joints(i) for i in data.dev])
+    right = logits.argmax(axis=1) == data.corpus.labels[data.dev]
+    assert classes == data.corpus.classes
+    assert right.mean() == pytest.approx(finished[1][-1].accuracies[0])
 
 
 def test_a_finished_trial_leaves_pictures_and_a_bundle_that_needs_nothing_else(
