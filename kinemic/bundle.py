@@ -50,7 +50,8 @@ class _BundleMetadata(Metadata):
 class GeneratorBundle:
     """Everything that generation needs, so that no corpus, prior or text encoder has to be present.
 
-    ``text`` holds one (prompts, E) array of raw caption embeddings a class; ``lengths`` the few shots' frames a class.
+    ``text`` holds one (prompts, E) array of raw caption embeddings a class; ``lengths`` the few shots' frames a class,
+    none for a class that it was not adapted to.
     """
 
     model: MDM
@@ -124,10 +125,16 @@ class GeneratorBundle:
         )
 
     def class_index(self, action: str) -> int:
-        """Return the class of an action's name. Raises ConfigError listing the known ones."""
-        if action not in self.classes:
-            raise ConfigError(f"action {action!r} is not one that this model knows: {', '.join(self.classes)}")
+        """Return the class of an action's name. Raises ConfigError listing those that it was adapted to."""
+        known = [self.classes[c] for c in self.able]
+        if action not in known:
+            raise ConfigError(f"action {action!r} is not one that this model knows: {', '.join(known)}")
         return self.classes.index(action)
+
+    @property
+    def able(self) -> list[int]:
+        """The classes that it was adapted to: all but those that ``mining.floor`` left without source clips."""
+        return [c for c, lengths in enumerate(self.lengths) if lengths]
 
     def generate(
         self,
@@ -138,7 +145,7 @@ class GeneratorBundle:
         synthesis: SynthesisConfig | None = None,
         progress: ProgressCallback = silent,
     ) -> Synthetic:
-        """Generate clips of some classes, or of every class where ``classes`` is None."""
+        """Generate clips of some classes, or of every class that it was adapted to where ``classes`` is None."""
         config = (synthesis or self.trial.synthesis).model_copy(update={"clips_per_class": clips_per_class})
         return synthesise(
             self.model.to(device),
@@ -150,5 +157,5 @@ class GeneratorBundle:
             seed,
             device,
             progress,
-            classes,
+            self.able if classes is None else classes,
         )

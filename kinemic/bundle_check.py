@@ -201,7 +201,7 @@ def _judge(
         profile=config.profile,
         seed=seed,
         recognised=float(right.mean()),
-        by_class={name: float(right[labels == c].mean()) for c, name in enumerate(corpus.classes)},
+        by_class={corpus.classes[c]: float(right[labels == c].mean()) for c in np.unique(labels)},
         recognised_dev=float((logits_real.argmax(axis=1) == corpus.labels[seen]).mean()) if held_out else None,
         chance=1 / len(corpus.classes),
         fid=frechet_distance(features_real, features),

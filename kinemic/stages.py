@@ -216,7 +216,7 @@ def generator_bundle(
     material: Material, adaptation: Adaptation, config: TrialConfig, seeds: TrialSeeds
 ) -> GeneratorBundle:
     """Return the adapted generator with everything that generation needs."""
-    corpus = material.data.corpus
+    corpus, adapted = material.data.corpus, set(adaptation.few_shot.labels.tolist())
     return GeneratorBundle(
         model=adaptation.generator(),
         model_config=material.prior.config,
@@ -225,7 +225,7 @@ def generator_bundle(
         classes=corpus.classes,
         captions=corpus.class_captions,
         text=tuple(material.class_text()),
-        lengths=tuple(tuple(n) for n in material.few_shot_lengths),
+        lengths=tuple(tuple(n) if c in adapted else () for c, n in enumerate(material.few_shot_lengths)),
         trial=config,
         seeds=seeds,
         encoder_id=material.encoder.id,

@@ -18,12 +18,13 @@ import torch
 from kinemic import checkpoint, store
 from kinemic.cli import run as command
 from kinemic.config import TrialSeeds
-from kinemic.errors import DataError
+from kinemic.errors import ConfigError, DataError
 from kinemic.inputs import prepare_inputs
 from kinemic.material import Material, mine_pools, start_adaptation
 from kinemic.prior import load_prior, save_prior
 from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs
+from kinemic.stages import generator_bundle
 from kinemic.store import StageStore, collect, digest, usage
 from kinemic.text_cache import CachedEncoder
 from kinemic.trial import run_trial
@@ -118,6 +119,10 @@ def test_shots_of_a_class_without_source_clips_are_left_out(inputs: TrialInputs)
     adaptation = start_adaptation(material, replace(mined, pools=pools), EXPERIMENT.trial, FIRST[0], "cpu")
     assert sorted(adaptation.few_shot.labels.tolist()) == [0, 0, 1, 1]
     assert adaptation.classes == 3
+    bundle = generator_bundle(material, adaptation, EXPERIMENT.trial, FIRST[0])
+    assert bundle.generate(None, 1, seed=0).labels.tolist() == [0, 1]
+    with pytest.raises(ConfigError, match="'kick' is not one that this model knows: wave, squat"):
+        bundle.class_index("kick")
 
 
 def test_other_seeds_share_what_does_not_depend_on_them(inputs: TrialInputs, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class Generation:
         from kinemic.device import resolve_device
 
         bundle = GeneratorBundle.load(model)
-        classes = [bundle.class_index(action) for action in dict.fromkeys(actions or bundle.classes)]
+        classes = [bundle.class_index(action) for action in dict.fromkeys(actions)] or bundle.able
         changes = {"guidance": guidance, "sampling_steps": sampling_steps}
         synthesis = bundle.trial.synthesis.model_copy(update={k: v for k, v in changes.items() if v is not None})
         return cls(bundle, classes, clips, seed, resolve_device(device), synthesis)
