@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from kinemic.bundle import GeneratorBundle
-from kinemic.bundle_check import BundleCheck, _judge, _label
+from kinemic.bundle_check import BundleCheck, _judge, _label, check_bundle
 from kinemic.cli import run
 from kinemic.config import GeneratedReader, SplitConfig
 from kinemic.data.corpus import Corpus
@@ -342,6 +342,7 @@ def test_a_trial_without_a_generator_is_exported_and_names_one_that_has_it(
     workdir = folder.trials / f"{other:04d}"
     shutil.copyfile(searched.classifier, workdir / "classifier.safetensors")
     (workdir / "generator.safetensors").unlink(missing_ok=True)
+    monkeypatch.setattr("search.export.check_in_fresh_process", check_bundle)  # a process is started elsewhere
     assert searched.export(tmp_path / "model", "--trial", str(other), "--no-register") == 0
     shown = capsys.readouterr().out
     assert f"trial {other} has no generator: its synthetic clips are generated" in shown
