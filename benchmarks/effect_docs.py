@@ -159,6 +159,7 @@ def draw(results: Results, file: Path) -> None:
         panel.set(title=told(target), xlabel="real shots a class", xscale="log", ylim=(None, 100))
         ticks = sorted({shots for of, shots in results.groups(generated=False) if of == target})
         panel.set_xticks(ticks, [str(k) for k in ticks])
+        panel.set_xlim(0.85 * ticks[0], 1.15 * ticks[-1])
         panel.minorticks_off()
     panels[0].set_ylabel("accuracy on dev, %")
     handles = {
