@@ -104,7 +104,7 @@ def default_space() -> dict[str, dict[str, Any]]:
     mixed, any_clips = [{source: ["mixed"]}], [{source: [*SOURCES[1:]]}]
 
     def number(
-        kind: str, low: float, high: float | str, when: list[dict[str, list[str]]], **more: Any
+        kind: str, low: float | str, high: float | str, when: list[dict[str, list[str]]], **more: Any
     ) -> dict[str, Any]:
         return {"type": kind, "low": low, "high": high, **more, "when": when}
 
@@ -114,14 +114,16 @@ def default_space() -> dict[str, dict[str, Any]]:
     return {
         source: {"type": "categorical", "choices": [*SOURCES]},
         "mining.top_k": number("int", SMALLEST_POOL, "auto", mined, log=True),
-        # With at most N/10 clips in a pool, a quantile below 0.9 never removes a clip, so only these differ.
-        "mining.threshold": one_of([0.0, 0.9, 0.95, 0.98, 0.99], mined),
+        # A pool's range is about a hundredth of the source: a lower quantile than these seldom removes a clip from it.
+        "mining.threshold": one_of([0.0, 0.99, 0.995, 0.998], mined),
         "mining.per_caption": one_of([0, 1, 3], mined),
-        "mining.floor": number("float", 0.0, "auto", any_clips),
-        "loss.rec": number("float", 0.0, 2.0, adapted),
-        "loss.window_rec": number("float", 0.0, 2.0, adapted),
-        "loss.window_distill": number("float", 0.0, 2.0, adapted),
-        "loss.contrastive": number("float", 0.0, 2.0, adapted),
+        "mining.floor": number("float", "auto", "auto", any_clips),
+        # Weights matter against each other, and 0 skips the work of a term, which a real number never is; all at 0 have
+        # nothing to learn.
+        "loss.rec": one_of([0.3, 1.0], adapted),
+        "loss.window_rec": one_of([0.0, 0.3, 1.0], adapted),
+        "loss.window_distill": one_of([0.0, 0.3, 1.0], adapted),
+        "loss.contrastive": one_of([0.0, 0.3, 1.0], adapted),
         "adapt.diffusion_steps": number("int", 10, 100, adapted, log=True),
         "adapt.learning_rate": number("float", 1e-4, 3e-3, adapted, log=True),
         "adapt.action_start": one_of(["normal", "zero", "text"], adapted),
