@@ -80,8 +80,12 @@ class BundleCheck:
         """Read a check that ``to_json`` wrote."""
         data = json.loads(text)
         verdict, labelled, frames = data.pop("verdict"), data.pop("labelled", None), data.pop("frames")
-        parts = {"verdict": verdict and Verdict(**verdict), "labelled": labelled and Labelled(**labelled)}
-        return cls(**data, **parts, frames=frames and tuple(frames))
+        return cls(
+            **data,
+            frames=frames and tuple(frames),
+            verdict=verdict and Verdict(**verdict),
+            labelled=labelled and Labelled(**labelled),
+        )
 
     def line(self) -> str:
         """Return the check as one line for a person."""

@@ -5,6 +5,7 @@ Shapes: K repetitions (adaptation and generation seeds), J judge seeds in each, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -84,7 +85,7 @@ def paired_difference(ours_KJN: Scores, theirs_KJN: Scores, seed: int) -> Estima
     return estimate(np.asarray(ours_KJN, np.float64) - np.asarray(theirs_KJN, np.float64), seed)
 
 
-def repeated_difference(ours_K: Scores, theirs_K: Scores) -> Estimate:
+def repeated_difference(ours_K: Sequence[float] | Scores, theirs_K: Sequence[float] | Scores) -> Estimate:
     """Return the mean of ours - theirs over K >= 2 repetitions at equal seeds, with Student's interval."""
     gaps_K = np.asarray(ours_K, np.float64) - np.asarray(theirs_K, np.float64)
     freedom = len(gaps_K) - 1
