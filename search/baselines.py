@@ -31,14 +31,16 @@ class Contender:
 def contenders(
     study: optuna.Study, config: SearchConfig, space: Mapping[str, Domain], source_clips: int
 ) -> list[Contender]:
-    """Return the rows of a search's own end: real clips, each source as it is known, the published one, the best trial.
+    """Return the rows of a search's own end: those of ``contenders.rows``, and the best trial.
 
-    Raises KinemicError without a best trial.
+    Real clips with augmentation, which the best trial is compared with, are always among them. Raises KinemicError
+    without a best trial.
     """
     chosen = _candidate(config, studies.best_trial(study))
     published = Contender(PUBLISHED, "published configuration", _published(config, space, source_clips))
     rows = _distinct([*_real(config), *_sources(config, space, source_clips), published])
-    return [*rows, Contender(BEST, f"best {chosen.title}", chosen.config)]
+    wanted = {NONE, *config.contenders.rows}
+    return [*(row for row in rows if row.key in wanted), Contender(BEST, f"best {chosen.title}", chosen.config)]
 
 
 def candidates(study: optuna.Study, config: SearchConfig, count: int) -> list[Contender]:

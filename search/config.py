@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,10 +22,16 @@ from search.urls import refuse_secrets
 RESERVED_NAMES = ("cache", "mlflow-artifacts", "mlflow.db", "mlflow.db-journal", "mlflow.db-shm", "mlflow.db-wal")
 
 
+BaselineRow = Literal[
+    "real", "none", "mined_clips", "mined_windows", "prior", "generated", "edited", "mixed", "published"
+]
+
+
 class ContendersConfig(Frozen):
     """The runs after the search: baselines, the published configuration and the best trial, again on fresh seeds."""
 
     seeds: int = Field(default=5, ge=2)  # repetitions of each; fewer than two give no standard error
+    rows: tuple[BaselineRow, ...] = get_args(BaselineRow)  # besides the best trial and real + augmentation
 
 
 class BudgetConfig(Frozen):

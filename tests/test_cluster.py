@@ -43,7 +43,7 @@ TINY = (
     "trial.judge.profile=smoke",
     "space={loss.temperature: {type: float, low: 0.05, high: 0.1}}",
     "seeds.judge=[0]",
-    "contenders.seeds=2",
+    "contenders={seeds: 2, rows: [published]}",
     "budget.trials=2",
 )
 CANARY, TOKEN = "c4nary-of-the-study", "0123456789abcdef" * 4

@@ -438,7 +438,7 @@ def test_the_method_itself_is_confirmed(runs: Path) -> None:
     set_confirm(runs, best=1, judge_seeds=1)
     found = confirm(runs, run_trial=None)
     assert found.looks == 1
-    assert [row.failures for row in found.rows] == [()] * 9
+    assert [row.failures for row in found.rows] == [()] * 12
     assert all(0 <= accuracy <= 1 for row in found.rows for accuracy in row.dev_accuracies)
     assert all(row.test_accuracy is not None for row in found.rows)
     made = {key: runs / NAME / "confirmation" / names[0] for key, names in found.runs.items()}

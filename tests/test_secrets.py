@@ -66,7 +66,7 @@ def left(postgres: str, empty_store: Path, tmp_path_factory: pytest.TempPathFact
     with tempfile.TemporaryDirectory(prefix="kin-", ignore_cleanup_errors=True) as logs, server(store, port) as uri:
         tracking = {"uri": uri.replace("://", "://me:${TRACKING}@")}
         trial = TOY["trial"] | {"adapt": TOY["trial"]["adapt"] | {"rungs": [1]}}
-        small = {"trial": trial, "space": SPACE, "seeds": {"judge": [0]}, "contenders": {"seeds": 2}}
+        small = {"trial": trial, "space": SPACE, "seeds": {"judge": [0]}, "contenders": {"seeds": 2, "rows": []}}
         config = TOY | small | {"name": "mine", "storage": storage, "tracking": tracking, "budget": {"trials": 1}}
         files = {"mine.yaml": config, "away.yaml": config | {"name": "away", "storage": _away("TRACKING")}}
         for name, values in files.items():
