@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from kinemic import __version__, checkpoint
 from kinemic.clips import Batch, ClipSet, endless_passes
@@ -66,11 +67,11 @@ class Adaptation:
     ) -> None:
         if not (loss.mines or loss.rec > 0):
             raise ConfigError("every loss weight is 0, so there is nothing to learn; give at least one above 0")
+        if len(few_shot) == 0:
+            raise EmptyPoolError("no class has source clips to be adapted with; lower mining.floor")
         self.prior, self.loss, self.adapt, self.seed, self.device = prior, loss, adapt, seed, device
         self.few_shot = few_shot.on_device(device)
         self.source = source.on_device(device) if loss.mines else source
-        if len(few_shot) == 0:
-            raise EmptyPoolError("no class has source clips to be adapted with; lower mining.floor")
         self.classes = max(int(few_shot.labels.max()) + 1, len(pools))
         self.pools = _Pools(pools, self.few_shot.labels, len(source)) if loss.mines else None
         self.streams = self._build_streams(few_shot).to(device)
@@ -259,9 +260,10 @@ def start_actions(action_CD: Tensor, start: ActionStart, model: MDM, few_shot: C
     action_CD.zero_()
     if start == "text":
         labels = sorted(set(few_shot.labels.tolist()))
-        text_E = [few_shot.text_of(label).mean(0) for label in labels]
-        projected_CD = model.embed_text(torch.stack(text_E))
-        action_CD[labels] = projected_CD - projected_CD.mean(0)
+        text_CE = torch.stack([few_shot.text_of(label).mean(0) for label in labels])
+        # A prior that has made clips lies on their device; embeddings start at the same numbers before and after that.
+        projected_CD = linear(text_CE, to_host(model.embed_text.weight), to_host(model.embed_text.bias))
+        action_CD[labels] = (projected_CD - projected_CD.mean(0)).to(action_CD.device)
 
 
 class _Pools:

@@ -171,7 +171,7 @@ class LossConfig(Frozen):
         return self.contrastive > 0
 
 
-# What an action embedding is before the first step: see ``kinemic.adapt.action_embeddings``.
+# What an action embedding is before the first step: see ``kinemic.adapt.start_actions``.
 ActionStart = Literal["normal", "zero", "text"]
 
 

@@ -17,6 +17,7 @@ from kinemic.bundle import FILE_NAME, GeneratorBundle
 from kinemic.bundle_check import check_bundle
 from kinemic.classify import judge
 from kinemic.config import ExperimentConfig, JudgeConfig, JudgeProfile, ModelConfig
+from kinemic.errors import EmptyPoolError
 from kinemic.inputs import prepare_inputs
 from kinemic.judge_profiles import PROFILES, Epochs, Updates
 from kinemic.judges import judge_file, load_judge
@@ -126,6 +127,23 @@ def test_every_kind_of_trial(cuda: FakeCuda, inputs: TrialInputs, tmp_path: Path
     (report,) = run(inputs, tmp_path, **values)
     assert report.last
     assert cuda.operations & UNSTEADY <= {"scatter_add"}
+
+
+def test_a_further_repetition_starts_from_a_prior_that_is_on_the_device(
+    cuda: FakeCuda, inputs: TrialInputs, tmp_path: Path
+) -> None:
+    one = EXPERIMENT.seeds[0]
+    seeds = (one, one.model_copy(update={"adaptation": 1, "generation": 1}))
+    config = with_values(EXPERIMENT.trial, {"adapt.rungs": (1,), "adapt.batch_size": 3, "adapt.action_start": "text"})
+    assert [report.repetition for report in run_trial(inputs, config, seeds, tmp_path, DEVICE)] == [0, 1]
+
+
+def test_without_clips_to_adapt_to_the_error_is_that_of_a_cpu(cuda: FakeCuda, inputs: TrialInputs) -> None:
+    opened = Material.open(inputs, DEVICE)
+    config = with_values(EXPERIMENT.trial, {"mining.floor": 0.999})
+    mined = material.mine_pools(opened, config.mining)
+    with pytest.raises(EmptyPoolError, match="no class has source clips"):
+        material.start_adaptation(opened, mined, config, EXPERIMENT.seeds[0], DEVICE)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
