@@ -68,8 +68,9 @@ def _from_prior(stages: Stages, count: int) -> Synthetic:
             stages.classes,
         )
 
-    known = [fingerprint(prior), prior.encoder_id, prior.caption_tokens, material.data.corpus.class_captions, lengths]
-    return stages.kept_clips(make, "prior", known, _settings(stages, _SAMPLING), count)
+    known = [fingerprint(prior), prior.diffusion_steps, prior.encoder_id, prior.caption_tokens]
+    asked = [material.data.corpus.class_captions, lengths, _settings(stages, _SAMPLING)]
+    return stages.kept_clips(make, "prior", known, asked, count)
 
 
 def _edited(stages: Stages, count: int) -> Synthetic:

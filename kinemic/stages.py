@@ -178,7 +178,7 @@ class Stages:
 
     def _key_of_step(self, steps: int) -> str:
         data = self.material.data
-        shots = [data.corpus.content_hash, data.train.tolist(), data.corpus.class_captions]
+        shots = [data.corpus.content_hash, data.train.tolist(), data.corpus.class_captions, self.material.max_frames]
         mined = self.pools_key if self._sees_pools else None
         return digest(self.adaptation.identity, shots, mined, steps, self.device.partition(":")[0])
 

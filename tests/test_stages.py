@@ -24,7 +24,7 @@ from kinemic.material import Material, mine_pools, start_adaptation
 from kinemic.prior import load_prior, save_prior
 from kinemic.reading import with_values
 from kinemic.report import RungReport, TrialInputs
-from kinemic.stages import generator_bundle
+from kinemic.stages import Clock, Stages, generator_bundle
 from kinemic.store import StageStore, collect, digest, usage
 from kinemic.text_cache import CachedEncoder
 from kinemic.trial import run_trial
@@ -101,15 +101,18 @@ def test_a_trial_makes_what_lies_downstream_of_its_difference(
     assert {stage: n - before[stage] for stage, n in made(inputs).items() if n > before[stage]} == more
 
 
-def test_the_prior_is_shown_no_longer_clips_than_it_was_trained_on(inputs: TrialInputs) -> None:
+def test_the_prior_is_shown_no_longer_clips_than_it_was_trained_on(inputs: TrialInputs, tmp_path: Path) -> None:
     material = Material.open(inputs, "cpu")
     few = material.few_shot_lengths
     mined = mine_pools(material, EXPERIMENT.trial.mining)
+    keys = []
     for trained_on, longest in ((20, 20), (300, 196), (None, 196)):  # a public prior's file does not say
         cropped = replace(material, prior=replace(material.prior, max_frames=trained_on))
         assert cropped.few_shot_lengths == [[min(frames, longest) for frames in shots] for shots in few]
         adaptation = start_adaptation(cropped, mined, EXPERIMENT.trial, FIRST[0], "cpu")
         assert (adaptation.few_shot.max_frames, adaptation.source.max_frames) == (longest, longest)
+        keys.append(Stages(cropped, EXPERIMENT.trial, FIRST[0], StageStore(tmp_path), "cpu", Clock()).adapted_key)
+    assert keys[0] != keys[1] == keys[2]  # of the same weights, too
 
 
 def test_shots_of_a_class_without_source_clips_are_left_out(inputs: TrialInputs) -> None:
