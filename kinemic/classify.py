@@ -151,16 +151,22 @@ def train_classifier(
 def limit_generated(labels: Indices, profile: JudgeProfile) -> tuple[Indices, str | None]:
     """Return which generated clips a profile takes, in order, and a warning where it leaves some out.
 
-    ``labels`` (N,) are the classes of the generated clips; the first ``max_generated_per_class`` of each class stay.
+    ``labels`` (N,) are the classes of the generated clips. Of a class that has more than ``max_generated_per_class``,
+    as many stay, evenly spread, so that a mixture of sources stays one.
     """
     most = PROFILES[profile].max_generated_per_class
     if most is None or len(labels) == 0 or np.bincount(labels).max() <= most:
         return np.arange(len(labels)), None
-    kept = np.sort(np.concatenate([np.flatnonzero(labels == c)[:most] for c in np.unique(labels)]))
+    kept = np.sort(np.concatenate([_spread(np.flatnonzero(labels == c), most) for c in np.unique(labels)]))
     return kept, (
         f"judge profile {profile!r} takes at most {most} generated clips a class: "
         f"{len(kept)} of {len(labels)} used; lower synthesis.clips_per_class or take another profile"
     )
+
+
+def _spread(places: Indices, most: int) -> Indices:
+    taken = min(len(places), most)
+    return places[np.arange(taken) * len(places) // taken]
 
 
 def _step(model: Network, optimiser: torch.optim.Optimizer, x_NTJ3: Tensor, labels_N: Tensor) -> Tensor:

@@ -232,13 +232,12 @@ def test_an_empty_dev_is_refused():
         judge(*_clips(), [], [], 3, USUAL, seed=0)
 
 
-def test_a_profile_takes_the_first_generated_clips_of_each_class_and_says_so():
-    labels = np.array([0, 0, 0, 1, 0, 1])
-    labels = np.concatenate([labels, np.zeros(20, np.int64)])
+def test_a_profile_takes_so_many_generated_clips_of_each_class_evenly_spread_and_says_so():
+    labels = np.repeat([0, 1], [40, 2])
     kept, warning = limit_generated(labels, "temporal")
-    assert np.bincount(labels[kept]).tolist() == [20, 2]
-    assert kept.tolist() == list(range(22))
+    assert kept.tolist() == [*range(0, 40, 2), 40, 41]  # as many of the first half as of the other
     assert "20 generated clips a class" in warning
+    assert len(set(limit_generated(np.zeros(21, np.int64), "temporal")[0].tolist())) == 20
 
 
 @pytest.mark.parametrize("profile", PROFILES)
