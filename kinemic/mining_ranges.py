@@ -20,6 +20,7 @@ from kinemic.text import CachedEncoder, TextEncoder, load_encoder
 
 CLOSE = 0.8  # of the way from a class's usual similarity to its best; below it, captions read as of other actions
 LEAST_TOP_K = 16  # a range that is worth a search, if most classes have less support
+HIGHEST_FLOOR = 0.99  # captions may be those of the classes, word for word, and a floor is below 1
 
 
 def ranges_of(inputs: TrialInputs) -> MiningRanges:
@@ -37,8 +38,9 @@ def mining_ranges(source: Corpus, class_captions: Sequence[Sequence[str]], encod
     best = float(np.median([curve.best for curve in curves]))
     alike = [Counter(source.captions[i] for i in curve.indices[:top_k]).most_common(1)[0][1] for curve in curves]
     # Two digits: embeddings of another machine round otherwise, and must give the same space.
-    floor_low = max(math.floor(reached * 100) / 100, 0.0)
-    return MiningRanges(top_k, max(alike), floor_low, max(round(best, 2), floor_low))
+    floor_low = min(max(math.floor(reached * 100) / 100, 0.0), HIGHEST_FLOOR)
+    floor_high = min(max(round(best, 2), floor_low), HIGHEST_FLOOR)
+    return MiningRanges(top_k, max(alike), floor_low, floor_high)
 
 
 def _close(curve: Pool) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kinemic.config import MiningConfig
 from kinemic.data.corpus import Clip, Corpus
 from kinemic.mining_ranges import mining_ranges
 from kinemic.report import MiningRanges
@@ -63,6 +64,9 @@ def test_the_ranges_follow_the_curves(tmp_path: Path) -> None:
     assert found == MiningRanges(top_k=20, per_caption=12, floor_low=0.3, floor_high=0.8)
     assert mining_ranges(corpus, (("wave",),), Told()).top_k == 16  # no range that is too small to be searched
     assert mining_ranges(corpus, (("walk",),), Told()).top_k == 40
+    same = source(tmp_path / "same", ["walk"] * 20)  # word for word what the class is called
+    found = mining_ranges(same, (("walk",),), Told())
+    assert MiningConfig(floor=found.floor_high).floor == found.floor_low == 0.99
 
 
 def test_neither_the_order_of_clips_nor_that_of_classes_matters(tmp_path: Path) -> None:
