@@ -167,8 +167,8 @@ class _Run:
         self._update_average()
 
     def _add_to_curve(self, loss: float) -> None:
-        before = (self.step - 1) % CURVE
-        mean = self.losses.pop() if before and self.losses else 0.0
+        before = (self.step - 1) % CURVE if self.losses else 0  # a run of an earlier version goes on without any
+        mean = self.losses.pop() if before else 0.0
         self.losses.append(mean + (loss - mean) / (before + 1))
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:

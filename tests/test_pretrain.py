@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kinemic import checkpoint
 from kinemic.clips import ClipSet
 from kinemic.config import ModelConfig, PretrainConfig
 from kinemic.errors import CheckpointError, ConfigError, DivergedError
@@ -85,6 +86,24 @@ def test_a_killed_run_continues_bit_for_bit(
     assert resumed.meta["losses"] == whole.meta["losses"]
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name])
+
+
+def test_a_run_of_before_there_were_curves_begins_one(
+    clips: ClipSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill_at_5(report: Progress) -> None:
+        if report.done == 5:
+            raise KilledError
+
+    monkeypatch.setattr("kinemic.pretrain.CURVE", 3)
+    with pytest.raises(KilledError):
+        pretrain(clips, CONFIG, tmp_path / "prior.safetensors", "toy", progress=kill_at_5)
+    partial = tmp_path / "prior.partial.safetensors"
+    tensors, meta = checkpoint.load(partial)
+    checkpoint.save(partial, tensors, {key: value for key, value in meta.items() if key != "losses"})
+    later: list[Progress] = []
+    resumed = pretrain(clips, CONFIG, tmp_path / "prior.safetensors", "toy", progress=later.append)
+    assert min(losses_of(later)) <= resumed.meta["losses"][0] <= max(losses_of(later))
 
 
 def test_a_partial_run_of_another_recipe_is_refused(clips: ClipSet, tmp_path: Path) -> None:
