@@ -121,9 +121,9 @@ def check_bundle(
 ) -> BundleCheck:
     """Generate a few clips of every class, have them judged, and label the few shots, as far as all these are there.
 
-    ``few_shots`` is the folder of the trial's clips. Generation reads ``model`` alone. Raises CheckpointError for a
-    model that can't be loaded, DivergedError and
-    DataError for clips that are not finite, FirewallError and DataError for clips that are not this model's few shots.
+    ``few_shots`` is the folder of the trial's clips. Generation reads ``model`` only. Raises CheckpointError for one
+    that can't be loaded, DivergedError and DataError for clips that are not finite, FirewallError and DataError for
+    clips that are not this model's few shots.
     """
     from kinemic.bundle import FILE_NAME as GENERATOR
     from kinemic.judges import CLASSIFIER

@@ -129,6 +129,12 @@ def test_a_trial_that_is_stopped_says_how_to_go_on(
     assert error(capsys) == "stopped; finished rungs are kept, the same command goes on from there"
 
 
+def test_without_mining_terms_the_floor_leaves_the_same_classes_out(place: Path, tmp_path: Path) -> None:
+    off = ("--set", "trial.loss.contrastive=0", "--set", "trial.loss.window_rec=0")
+    assert experiment("adapt", place, "--out", tmp_path, *off, "--set", "trial.mining.floor=0.763") == 0
+    assert GeneratorBundle.load(tmp_path).able == [0, 2]
+
+
 @pytest.mark.parametrize("command", ["adapt", "trial"])
 def test_a_place_that_cant_be_written_to_is_refused_before_any_work(
     command: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

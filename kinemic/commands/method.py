@@ -29,6 +29,7 @@ def trial(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
 
     Interrupted with Ctrl-C it keeps its finished rungs; the same command goes on from there.
     """
+    from kinemic.bundle import FILE_NAME
     from kinemic.trial import run_trial
 
     experiment = load_experiment(file, settings)
@@ -39,7 +40,7 @@ def trial(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
         reports = list(run_trial(inputs, experiment.trial, experiment.seeds, out, device, progress))
     console.print(_rung_table(reports))
     show_warnings(warning for report in reports for warning in report.warnings)
-    if experiment.trial.adapts:
+    if (out / FILE_NAME).exists():
         console.print(f"generator and pictures: {out}")
 
 
@@ -56,7 +57,8 @@ def adapt(file: Path, settings: tuple[str, ...], runs: Path, device: str | None,
     with progress_bars() as progress:
         inputs, device = _prepared(experiment, runs, device, out, progress)
         material = Material.open(inputs, device)
-        mined = mine_pools(material, experiment.trial.mining) if experiment.trial.loss.mines else None
+        mines = experiment.trial.loss.mines or experiment.trial.mining.floor > 0
+        mined = mine_pools(material, experiment.trial.mining) if mines else None
         adaptation = start_adaptation(material, mined, experiment.trial, experiment.seeds[0], device)
         losses = adaptation.run(experiment.trial.adapt.rungs[-1], progress)
         generator_bundle(material, adaptation, experiment.trial, experiment.seeds[0]).save(out / FILE_NAME)
