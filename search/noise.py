@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import optuna
 from numpy.typing import NDArray
 
 from kinemic.config import TrialConfig, TrialSeeds
@@ -29,6 +30,7 @@ from search.again import Run, failure_lines, fresh_seeds, plan, run_all
 from search.baselines import Contender
 from search.config import SamplerConfig, SearchConfig
 from search.folder import SearchFolder
+from search.known_rows import first_rows
 from search.lock import sole
 from search.noise_report import Design, Measured, Noise, report_of
 from search.patience import patiently
@@ -86,13 +88,13 @@ def draw(
 ) -> list[tuple[Contender, dict[str, Scalar]]]:
     """Return up to ``count`` different configurations with their searched values: the published one, then blind draws.
 
-    Those of sources that adapt nothing are passed over.
-    Raises ConfigError for a space that has fewer than three.
+    Those of sources that adapt nothing are passed over. Raises ConfigError for a space that has fewer than three.
     """
     sampler = SamplerConfig(kind="random", seed=derive_seed(config.sampler.seed, "noise"))
-    first = config.budget.model_copy(update={"trials": 1})  # the published configuration, of all known rows
-    blind = config.model_copy(update={"storage": "sqlite:///:memory:", "sampler": sampler, "budget": first})
-    study = studies.create_study(blind, Path(), space, source_clips)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study()
+    _, published = next(first_rows(space, source_clips, config.trial))  # of all known rows
+    studies.enqueue(study, space, published)
     found: dict[TrialConfig, tuple[Contender, dict[str, Scalar]]] = {}
     for number in range(_TRIES * count):
         study.sampler = studies.make_sampler(sampler, number)

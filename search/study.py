@@ -7,7 +7,6 @@ import re
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -71,6 +70,7 @@ def prove_storage(config: SearchConfig) -> None:
 def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain], source_clips: int) -> optuna.Study:
     """Create the study of a search and enqueue what it tries first: the published configuration as trial 0, known rows.
 
+    What an interrupted start has enqueued stays. All rows are enqueued, whatever the budget, which may be raised later.
     A published value outside the user's space is run all the same, as a fixed value that is no parameter of the study:
     the baseline stays honest and the sampler never models values it may not propose. Raises KinemicError.
     """
@@ -87,11 +87,11 @@ def create_study(config: SearchConfig, folder: Path, space: Mapping[str, Domain]
         )
     except optuna.exceptions.DuplicatedStudyError as error:
         raise _taken(config, url) from error
-    if study.get_trials(deepcopy=False):
-        return study
     keep_objective(study, config.objective)
-    for role, values in islice(first_rows(space, source_clips, config.trial), config.budget.trials):
-        enqueue(study, space, values, role)
+    enqueued = {role(trial) for trial in study.get_trials(deepcopy=False)}
+    for name, values in first_rows(space, source_clips, config.trial):
+        if name not in enqueued:
+            enqueue(study, space, values, name)
     return study
 
 

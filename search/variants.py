@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search import study as studies
 from search.config import SearchConfig
+from search.known_rows import SOURCE
 from search.space import Domain, Scalar, dear_paths
 
 Dear = frozenset[tuple[str, Scalar]]  # paths and values that a group of trials has in common
@@ -21,7 +22,7 @@ def enqueue_variants(study: optuna.Study, config: SearchConfig, space: Mapping[s
     It looks at the study alone and adds one trial at a time, so a search that died in between goes on right there.
     """
     trials = study.get_trials(deepcopy=False)
-    dear = dear_paths(space)
+    dear = dear_paths(space) | ({SOURCE} - space.keys())  # the published one has its own source, whatever is searched
     room = config.budget.trials - len(trials)
     for leader in _leaders_in_need(trials, dear, config.sampler.variants - 1):
         if room <= 0:
