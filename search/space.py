@@ -163,8 +163,12 @@ def resolve_space(
                 high = min(high, source_clips)
             if high < low:
                 raise ConfigError(
-                    f"space.{path}: low {low} is above {high}, the most that {source_clips} source clips allow; lower "
-                    "it, or give high a number"
+                    f"space.{path}: low {low} is above high {high}, as auto and {source_clips} source clips make them; "
+                    "give both ends numbers that fit"
+                )
+            if domain.log and low <= 0:
+                raise ConfigError(
+                    f"space.{path}: a logarithmic range needs low above 0, and auto is {low}; leave log out"
                 )
             domain = domain.model_copy(update={"low": low, "high": high})
         resolved[path] = domain

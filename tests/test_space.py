@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -216,8 +217,11 @@ def test_auto_follows_the_similarities_of_the_classes_at_hand() -> None:
     published = published_values(space, 5467)  # lies outside, and is run all the same
     assert published == {"mining.top_k": 58, "mining.per_caption": 0, "mining.floor": 0.0}
     assert not any(contains(space[path], value) for path, value in published.items())
-    with pytest.raises(ConfigError, match=r"space.mining.top_k: low 40 is above 23, the most that .* give high a num"):
+    with pytest.raises(ConfigError, match=r"space.mining.top_k: low 40 is above high 23, as auto and 5467 source "):
         resolve_space(config({"mining.top_k": {"type": "int", "low": 40, "high": "auto"}}).space, 5467, "s", ranges)
+    floor = {"mining.floor": {"type": "float", "low": "auto", "high": "auto", "log": True}}
+    with pytest.raises(ConfigError, match=r"mining.floor: a logarithmic range needs low above 0, and auto is 0"):
+        resolve_space(config(floor).space, 5467, "s", replace(ranges, floor_low=0.0))
     with pytest.raises(ConfigError, match=r"loss.rec: low: auto is known for mining.floor only"):
         config({"loss.rec": {"type": "float", "low": "auto", "high": 2.0}})
 
@@ -225,7 +229,7 @@ def test_auto_follows_the_similarities_of_the_classes_at_hand() -> None:
 def test_a_pool_range_beyond_the_source_is_clamped_and_one_wholly_beyond_is_refused() -> None:
     space = config({"mining.top_k": {"type": "int", "low": 50, "high": 900}}).space
     assert resolve_space(space, 300, "temporal")["mining.top_k"].high == 300  # type: ignore[union-attr]
-    with pytest.raises(ConfigError, match="low 50 is above 40"):
+    with pytest.raises(ConfigError, match="low 50 is above high 40"):
         resolve_space(space, 40, "temporal")
 
 
