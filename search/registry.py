@@ -138,18 +138,19 @@ def _save(folder: Path, model: Model, bundle: Path, facts: Facts) -> None:
 
 def signature(facts: Facts) -> ModelSignature:
     """Return what a model takes and gives, as ``search.pyfunc`` says: clips to label, or classes to generate."""
-    joints_TJ3 = Array(Array(Array(DataType.float)))
+    # Clips to label as double, which takes float32 too; what comes as JSON is double.
+    given_TJ3, made_TJ3 = (Array(Array(Array(kind))) for kind in (DataType.double, DataType.float))
     given: list[ColSpec] = []
     made: list[ColSpec] = []
     params = []
     if facts.classifier is not None:
-        given += [ColSpec(joints_TJ3, "joints", required=False)]
+        given += [ColSpec(given_TJ3, "joints", required=False)]
         made += [ColSpec("string", "label", required=False), ColSpec("double", "probability", required=False)]
         made += [ColSpec(Array(DataType.double), "probabilities", required=False)]
     if facts.guidance is not None:
         given += [ColSpec("string", "action", required=False), ColSpec("long", "count", required=False)]
         made += [ColSpec(kind, name, required=False) for kind, name in (("string", "action"), ("string", "caption"))]
-        made += [ColSpec("long", "frames", required=False), ColSpec(joints_TJ3, "joints", required=False)]
+        made += [ColSpec("long", "frames", required=False), ColSpec(made_TJ3, "joints", required=False)]
         params = [ParamSpec("seed", "long", 0), ParamSpec("guidance", "double", facts.guidance)]
     return ModelSignature(inputs=Schema(given), outputs=Schema(made), params=ParamSchema(params) if params else None)
 
