@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from kinemic.errors import DataError
 from search import confirmation, contenders
 from search import study as studies
-from search.baselines import REAL
+from search.baselines import NONE
 from search.confirmation import Confirmation
 from search.goal import TITLES, Objective, goal
 from search.sitting import Sitting, search_command
@@ -171,14 +171,14 @@ def description(
 
 
 def _sure(confirmed: Confirmation) -> str:
-    """What is known of the winner: dev on fresh seeds, test, and its difference to real clips only."""
+    """What is known of the winner: dev on fresh seeds, test, and its difference to real clips and augmentation."""
     row = confirmed.winning_row
     said = f"dev {percent(row.dev_mean)} +- {percent(row.dev_se)} % on {confirmed.repetitions} fresh seeds"
     # No brackets: in Markdown a pair of them before a parenthesis is a link.
     if row.test_interval:
         said += f", test {percent(row.test_accuracy)} % ({span(row.test_interval)})"
     for real in confirmed.rows:
-        if real.key == REAL and real.difference_interval:
+        if real.key == NONE and real.difference_interval:
             noise = ", noise" if real.noise else ""
             said += f", minus {real.title} {percent(real.difference)} ({span(real.difference_interval)}{noise})"
     return said

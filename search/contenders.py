@@ -67,19 +67,21 @@ class ContenderTable:
 
     @property
     def verdict(self) -> str:
-        """What the best trial gains over real clips and augmentation, in a line: points and a 95 % interval.
+        """What the best trial gains over real clips, augmented alike, in a line: points and a 95 % interval.
 
         Empty for a table that lacks one of the two rows; repetitions of which a run failed make it no comparison.
         """
         best, none = (next((row for row in self.rows if row.key == key), None) for key in (BEST, NONE))
         if best is None or none is None:
             return ""
-        said = "best trial minus real + augmentation"
+        said = f"best trial minus {none.title}"
         if best.failures or none.failures:
             return f"{said}: unknown, as runs failed"
         gap = repeated_difference(best.accuracies, none.accuracies)
         line = f"{said}: {100 * gap.value:+.1f} points [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
-        return line if gap.low > 0 else f"{line}; nothing helped more than real + augmentation, take that (source none)"
+        return (
+            line if gap.low > 0 else f"{line}; nothing is shown to help more than {none.title}, take that (source none)"
+        )
 
     def metrics(self) -> dict[str, float]:
         """Return the rows as metrics of the search's own run."""

@@ -53,8 +53,10 @@ def figures(study: optuna.Study, important: Sequence[str]) -> list[FigureHtml]:
         bars = visualization.plot_param_importances(study, target_name=target)
         found.append(_figure("importances", "Importances", bars, note))
     if some:
-        parallel = visualization.plot_parallel_coordinate(study, params=some, target_name=target)
-        note = "A line a finished trial, dark where it is good." + left_out
+        # Optuna draws trials that have every axis, and sources have settings of their own.
+        of_best = [path for path in settings if path in studies.best_trial(study).params][:MOST_SETTINGS]
+        parallel = visualization.plot_parallel_coordinate(study, params=of_best or some, target_name=target)
+        note = "A line a finished trial that has these settings, which are of the best one; dark where it is good."
         found.append(_figure("parallel", "Parallel coordinates", parallel, note))
         slices = visualization.plot_slice(study, params=some, target_name=target)
         note = f"{target.capitalize()} over each setting alone; dark points are late trials." + left_out

@@ -17,7 +17,7 @@ from kinemic.files import write_text
 from kinemic.report import mean, shown
 from search import confirmation, contenders, noise_report
 from search import study as studies
-from search.baselines import BEST, NONE, REAL
+from search.baselines import BEST, NONE
 from search.board import importances
 from search.figures import figures, importances_note, plotly_js
 from search.folder import SearchFolder, differences
@@ -102,13 +102,12 @@ def compute_by_stage(study: optuna.Study) -> dict[str, float]:
 
 
 def class_gains(folder: SearchFolder, study: optuna.Study) -> list[dict[str, Any]]:
-    """Return accuracy (0..1) by class of the contenders "real only" and best, over the same fresh seeds.
+    """Return accuracy (0..1) by class of the contenders "real + augmentation" and best, over the same fresh seeds.
 
     Empty where one of them was not run yet. The largest gain comes first.
     """
     runs = _contender_folders(folder, study)
-    # Without augmentation real clips alone are the row that all others are compared with.
-    real, chosen = _by_class(runs.get(REAL) or runs[NONE]), _by_class(runs[BEST])
+    real, chosen = (_by_class(runs.get(key, ())) for key in (NONE, BEST))
     rows = [
         {"name": name, "real": real[name], "best": chosen[name], "gain": chosen[name] - real[name]}
         for name in real

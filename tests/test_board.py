@@ -58,8 +58,8 @@ def test_what_was_confirmed_is_said_beside_the_best_of_the_search(tmp_path: Path
     rows = trial_rows(bench(tmp_path, 6).study)
     first = description(rows, 6, {}, "mine", trials_link="#/experiments/1", confirmed=CONFIRMED).splitlines()[0]
     assert first.endswith(
-        " **Confirmed: trial 3**, dev 71.0 +- 2.0 % on 3 fresh seeds, test 64.0 % (60.0 to 68.0), minus real only 8.0 "
-        "(-1.0 to 17.0, noise). [All trials, the best first](#/experiments/1)"
+        " **Confirmed: trial 3**, dev 71.0 +- 2.0 % on 3 fresh seeds, test 64.0 % (60.0 to 68.0), minus real + "
+        "augmentation 8.0 (-1.0 to 17.0, noise). [All trials, the best first](#/experiments/1)"
     )
     untested = CONFIRMED.model_copy(update={"rows": tuple(dev_side(row) for row in CONFIRMED.rows)})
     assert description(rows, 6, {}, "mine", confirmed=untested).splitlines()[0].endswith("on 3 fresh seeds.")
