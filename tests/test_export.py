@@ -18,10 +18,10 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from mlflow.models.utils import _enforce_schema
 import torch
 import yaml
 from mlflow import MlflowClient
+from mlflow.models.utils import _enforce_schema
 from safetensors.torch import load_file
 
 from kinemic.bundle import GeneratorBundle
