@@ -89,10 +89,10 @@ def _sources(config: SearchConfig, space: Mapping[str, Domain], source_clips: in
 
 
 def _distinct(rows: Sequence[Contender]) -> list[Contender]:
-    """Leave out rows that would repeat an earlier one; that of ``none``, which others are compared with, stays."""
+    """Leave out rows that would repeat an earlier one; what others are compared with stays: ``none``, published."""
     first: dict[TrialConfig, Contender] = {}
     for row in rows:
-        if row.config not in first or row.key == NONE:
+        if row.config not in first or row.key in (NONE, PUBLISHED):
             first[row.config] = row
     return list(first.values())
 

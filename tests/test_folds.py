@@ -175,7 +175,7 @@ def test_every_command_says_the_cost_before_anything_is_prepared(
 ) -> None:
     runs = ["--runs", str(tmp_path / "runs")]
     for words, cost in {
-        ("search", "run"): "24 trials and 6 runs on fresh seeds",
+        ("search", "run"): "24 trials and 15 runs on fresh seeds",
         ("search", "noise"): "48 runs on fresh seeds",
         ("trial", "--out", str(tmp_path / "out")): "1 trial",
     }.items():

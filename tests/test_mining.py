@@ -283,11 +283,13 @@ def test_a_clip_goes_by_its_caption_that_is_closest_to_the_class():
 
 def test_tables_of_a_class_that_mines_nothing(source):
     encoder = build_encoder(TfidfConfig(dim=16), [c for captions in source.captions for c in captions])
-    result = mine_corpus(source, (*PROMPTS, ("a box",)), encoder, MiningConfig(top_k=3, floor=0.8))
+    result = mine_corpus(
+        source, (*PROMPTS, ("a box",)), encoder, MiningConfig(top_k=3, floor=0.866)
+    )  # 0.876, 0.872, 0.860
     assert result.empty == (2,)
     row = pool_table(result, source, ("walk", "kick", "box"), (*PROMPTS, ("a box",)))[2]
     assert row["clips"] == row["shared_words"] == row["in_other_pools"] == 0
-    assert 0 < row["similarity_best"] < 0.8
+    assert 0 < row["similarity_best"] < 0.866
     assert row["similarity_mean"] is row["similarity_last"] is row["most_shared_with"] is None
     assert best_captions(result, source, 2, ("a box",), 5) == []
     assert {row["class"] for row in clip_table(result, source, ("walk", "kick", "box"))} == {"walk", "kick"}

@@ -44,7 +44,7 @@ def test_a_search_that_is_killed_again_and_again_ends_whole(
         budget={"trials": TRIALS},
         pruner={"kind": "median", "startup_trials": 2},
         sampler={"startup_trials": 4, "seed": seed},
-        contenders={"seeds": REPETITIONS},
+        contenders={"seeds": REPETITIONS, "rows": ["real", "published"]},
         resources={"max_concurrent": workers},
     )
     victims = ["driver", rng.choice(["raylet", "gcs"]), *rng.choices(list(VICTIMS), k=kills - 3)]
