@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import effect_docs
-from benchmarks.effect_corpora import record_corpus
+from benchmarks.effect_corpora import record_corpus, target_of
 from benchmarks.effect_records import FILE, WINNER, Place, Recording
 from benchmarks.effect_runs import ConfigOf, Plan, record, recorded, winner_of
 from benchmarks.effect_statistics import CHOSEN_ON, Results
@@ -76,6 +76,8 @@ def _record(options: argparse.Namespace, recording: Recording) -> int:
 
 def _record_corpora(options: argparse.Namespace, recording: Recording) -> int:
     for seed in options.corpus:
+        if options.again:
+            recording.forget_target(target_of(seed))
         rows = record_corpus(seed, recording, options.runs, options.set)
         print(f"corpus {seed}: recorded {', '.join(rows)}", flush=True)
     return 0
@@ -172,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--runs", type=Path, default=Path("runs"))
     add("--file", type=Path, default=FILE, help="what is recorded; settings of rows go beside it")
     add("--workers", type=int, default=1)
-    add("--again", action="store_true", help="drop what is recorded of these rows first")
+    add("--again", action="store_true", help="drop what is recorded of these rows, or corpora, first")
     add("--list", action="store_true", help="what is recorded, what is missing, and how long that takes")
     add("--corpus", type=_numbers, help="seeds of generated corpora: 0..4")
     add("--docs", action="store_true", help="draw the tables of docs/results.md and README.md, and the plot")

@@ -29,7 +29,12 @@ def record_corpus(seed: int, recording: Recording, runs: Path, settings: Sequenc
     config = load(DEMO, (*settings, *of))
     api.run(config, runs, resume=True)
     folder = find(runs, config.name)
-    return record_table(folder, f"{GENERATED}{seed}", inputs_of(folder.state().inputs), recording)
+    return record_table(folder, target_of(seed), inputs_of(folder.state().inputs), recording)
+
+
+def target_of(seed: int) -> str:
+    """Return what the corpus of a seed is called in a recording."""
+    return f"{GENERATED}{seed}"
 
 
 def record_table(folder: SearchFolder, target: str, read: Mapping[str, Any], recording: Recording) -> list[str]:

@@ -120,6 +120,11 @@ class Recording:
         self._records = {key: record for key, record in self._records.items() if record.place != place}
         self.rows.pop(place, None)
 
+    def forget_target(self, target: str) -> None:
+        """Drop all rows of a target, as ``forget`` does."""
+        for place in [place for place in self.rows if place.target == target]:
+            self.forget(place)
+
     def add(self, row: Row, records: Sequence[Record]) -> None:
         """Write a run's records, and its row's settings where they are new."""
         self.rows.setdefault(row.place, row)

@@ -152,6 +152,11 @@ def test_a_final_table_is_recorded_classifier_by_classifier(tmp_path: Path, fini
     for row in rows:
         expected = analytic.accuracy(best, steps, row.classifier_seed + row.adaptation_seed)
         assert row.accuracy == pytest.approx(expected, abs=1e-6)
+    other = {"text": {"encoder": "another"}}
+    with pytest.raises(ConfigError, match=r"was recorded with text\.encoder"):
+        record_table(folder, "generated-3", other, recording)
+    recording.forget_target("generated-3")  # as --again does
+    assert "winner" in record_table(folder, "generated-3", other, recording)
 
 
 # --- what the records say -----------------------------------------------------------------------------------------
