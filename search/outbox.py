@@ -95,7 +95,7 @@ class Outbox:
 
 
 def is_away(error: Exception) -> bool:
-    """Say whether an error means that the tracking server can't be reached now, rather than that the call is wrong."""
+    """Return whether an error means that the tracking server can't be reached now, not that the call is wrong."""
     status = _status(error)
     if status is not None:
         return status >= 500 or status in _LATER

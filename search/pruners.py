@@ -45,7 +45,7 @@ class PairedPruner(optuna.pruners.BasePruner):
             self._pruner = optuna.pruners.WilcoxonPruner(p_threshold=p_threshold)
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Say whether a trial is worse, over the pairs that both have, than the best that was scored at its rung."""
+        """Return whether a trial is worse, over the pairs that both have, than the best that was scored at its rung."""
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         rivals = [other for other in done if trial.last_step in other.intermediate_values]
         if not rivals:

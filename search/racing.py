@@ -14,7 +14,7 @@ _ROUNDING: Final = 1e-9  # far below one clip of any dev set
 
 
 def is_hopeless(ours_K: NDArray[np.float64], finished_MR: NDArray[np.float64], p_threshold: float) -> bool:
-    """Say whether a trial is worse than the best finished one by more than luck, over the repetitions that it has.
+    """Return whether a trial is worse than the best finished one by more than luck, over the repetitions that it has.
 
     All values are means over judge seeds, which share a repetition's generator and so are no repetitions themselves; a
     repetition has the same seeds in every trial. The mean difference over K pairs is measured against a quantile

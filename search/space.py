@@ -205,7 +205,7 @@ def scaled_top_k(source_clips: int) -> int:
 
 
 def contains(domain: Domain, value: Scalar) -> bool:
-    """Say whether a value lies in a resolved domain; whole numbers alone lie between the ends of an integer one."""
+    """Return whether a value lies in a resolved domain; in an integer one only whole numbers do."""
     if isinstance(domain, CategoricalDomain):
         return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in domain.choices)
     assert not isinstance(domain.low, str)
@@ -236,7 +236,7 @@ def suggest(trial: Suggests, space: Mapping[str, Domain], fixed: Mapping[str, Sc
 
 
 def active(domain: Domain, values: Mapping[str, Scalar]) -> bool:
-    """Say whether the conditions of a domain hold, any set of them; an inactive parent makes its children inactive."""
+    """Return whether the conditions of a domain hold, any set of them; children of an inactive parent are inactive."""
     return any(
         all(parent in values and values[parent] in allowed for parent, allowed in conditions.items())
         for conditions in alternatives(domain)

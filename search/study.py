@@ -187,7 +187,7 @@ def role(trial: FrozenTrial) -> str:
 
 
 def is_published(trial: FrozenTrial) -> bool:
-    """Say whether a trial is the published configuration."""
+    """Return whether a trial is the published configuration."""
     return role(trial) == PUBLISHED
 
 
@@ -293,7 +293,7 @@ def enlarge(trial: optuna.Trial) -> None:
 
 
 def enlarged(trial: FrozenTrial | optuna.Trial) -> bool:
-    """Say whether a trial gets the larger share."""
+    """Return whether a trial gets the larger share."""
     return bool(trial.user_attrs.get(_ENLARGED, False))
 
 

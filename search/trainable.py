@@ -144,7 +144,7 @@ def assigned_device() -> str:
 
 
 def same_device(one: str, other: str) -> bool:
-    """Say whether two names are one device; ``cuda`` is ``cuda:0``."""
+    """Return whether two names are one device; ``cuda`` is ``cuda:0``."""
     return one.removesuffix(":0") == other.removesuffix(":0")
 
 
