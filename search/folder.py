@@ -166,13 +166,13 @@ class SearchFolder:
 
         Such a search can be shown, exported and confirmed; further trials could not be compared.
         """
-        started = self.state().settings or {}
-        profile = started.get("trial", {}).get("judge", {}).get("profile")
-        if profile in RENAMED_PROFILES:
-            raise KinemicError(
-                f"{self.path}: its trials were scored by the judge {profile} of an earlier version, and "
-                f"{RENAMED_PROFILES[profile]} is another; start another search: --set name=NEW"
-            )
+        for settings in (self.state().settings or {}, load_yaml(self._config)):  # a state may have none
+            profile = settings.get("trial", {}).get("judge", {}).get("profile")
+            if profile in RENAMED_PROFILES:
+                raise KinemicError(
+                    f"{self.path}: its trials were scored by the judge {profile} of an earlier version, and "
+                    f"{RENAMED_PROFILES[profile]} is another; start another search: --set name=NEW"
+                )
 
     def warn_of_edits(self) -> None:
         """Warn of the same: what is shown is of trials that ran under the settings before."""

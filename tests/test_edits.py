@@ -117,6 +117,12 @@ def test_a_search_of_an_earlier_judge_is_shown_under_its_name_of_today_and_gets_
     with pytest.warns(DataWarning, match="small is called stgcn"):
         assert kinemic(opened.folder, "resume") == 2
     assert "scored by the judge small of an earlier version" in capsys.readouterr().err
+    del state["settings"]  # as in searches of before they were kept
+    file.write_text(json.dumps(state))
+    for _ in range(2):  # the first writes them
+        with pytest.warns(DataWarning):
+            assert kinemic(opened.folder, "resume") == 2
+        assert "scored by the judge small of an earlier version" in capsys.readouterr().err
 
 
 def test_no_password_is_kept_twice(opened: runner.Opened) -> None:
