@@ -57,11 +57,6 @@ class MiningResult:
         """How many pools fell back to the best ``min_pool`` clips."""
         return sum(pool.fallback for pool in self.pools)
 
-    @property
-    def empty(self) -> tuple[int, ...]:
-        """The classes for which no source clip reaches the floor."""
-        return tuple(label for label, pool in enumerate(self.pools) if len(pool.indices) == 0)
-
     def overlap(self) -> NDArray[np.int64]:
         """Return how many clips each two classes share, (C, C); the diagonal is the pools' sizes."""
         sets = [set(pool.indices.tolist()) for pool in self.pools]
@@ -162,7 +157,7 @@ def mine_corpus(
     embeddings_nE = encoder.encode(captions)
     clips_NE = average_clip_embeddings(embeddings_nE, clip_of_caption)
     queries = [encoder.encode(list(c)) for c in class_captions]
-    told = SourceCaptions.of(captions, embeddings_nE, clip_of_caption)
+    told = SourceCaptions.of(captions, embeddings_nE, clip_of_caption) if config.per_caption > 0 else None
     return mine(clips_NE, source.names, queries, config, told)
 
 

@@ -94,8 +94,8 @@ class TwoStreams(nn.Module):
 
     ``prior`` sees mined source clips with their text, in evaluation mode and without gradient; ``target`` sees few-shot
     clips with text and action; ``mic`` embeds the latents of both. What no positive weight needs is never run: the
-    windows only for a window term, MIC only if the contrastive term trains it, and the prior for MIC and distillation
-    alone. An untrained MIC would find windows by its random weights: without one they are drawn uniformly.
+    windows only for a window term, MIC only if the contrastive term trains it, and the prior only for MIC and
+    distillation. An untrained MIC would find windows by its random weights: without one they are drawn uniformly.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Generating clips of every class, from noise or from other clips, by an adapted generator or by a prior alone.
+"""Generating clips of every class, from noise or from other clips, by an adapted generator or by a prior as it is.
 
 METHOD section 5; editing: SDEdit, Meng et al., arXiv 2108.01073.
 Shapes: B batch, T frames, F = 263 features, E text dim, C classes, N clips.
@@ -46,7 +46,7 @@ class Synthetic:
 class _Clip:
     """One clip to be generated: everything that is drawn for it, from a seed of its own.
 
-    ``start`` is the clip that is edited, normalised (frames, F); None generates from noise alone.
+    ``start`` is the clip that is edited, normalised (frames, F); None generates from noise.
     """
 
     label: int

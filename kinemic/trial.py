@@ -46,7 +46,7 @@ def run_trial(
 ) -> Iterator[RungReport]:
     """Yield a report per rung, then one per further repetition; those that ``workdir`` holds come first, as they are.
 
-    If its source adapts no generator, or no class has mined clips, a trial is scored at the last rung alone. One that
+    If its source adapts no generator, or no class has mined clips, a trial is scored at the last rung only. One that
     stopped anywhere continues from its last whole rung with the same numbers. Raises DivergedError, DataError,
     CheckpointError, and ConfigError for a ``workdir`` of another trial: other settings, seeds or inputs.
     """
