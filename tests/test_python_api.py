@@ -48,7 +48,7 @@ def test_the_documented_example_runs_and_its_result_is_the_study(
     # The toy's best trial left clips and a confusion matrix, and its contenders their accuracy by class.
     assert "data:image/gif" in page
     assert "data:image/png" in page
-    assert "against real clips only" in page
+    assert "against real clips without synthetic ones" in page
 
     again = search.run(config | {"budget": {"trials": 3}}, resume=True)  # a cell that is run again repeats nothing
     assert again.trials.equals(result.trials)
