@@ -56,7 +56,7 @@ class Labelled:
 def diagnose_trial(
     data: TrialData, source: Corpus, made: Synthetic, mined: MiningResult | None
 ) -> tuple[dict[str, float], Rows]:
-    """Return what ``diagnose`` finds of the clips that a model made of a trial's few shots; dev clips are the others.
+    """Return the figures of ``diagnose`` for a trial: clips that a model made against few shots, pools and dev clips.
 
     Of the pools it sees the best MINED clips each. Mined clips that were taken as they are count as mined only.
     """

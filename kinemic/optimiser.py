@@ -48,7 +48,7 @@ class Optimiser:
             optimiser.step()
 
     def state(self) -> dict[str, Tensor]:
-        """Return what the next step depends on beside weights and gradients, after at least one step."""
+        """Return the tensors that the next step depends on beside weights and gradients, after at least one step."""
         return {
             f"{name}.{key}": value
             for optimiser, names, _ in self._kinds

@@ -18,7 +18,7 @@ TITLES: Final[dict[Objective, str]] = {
 
 
 def goal(report: RungReport, objective: Objective) -> float:
-    """Return what of a report is maximised, the mean over repetitions and judge seeds. Raises as ``goals`` does."""
+    """Return the maximised value of a report, the mean over repetitions and judge seeds. Raises as ``goals`` does."""
     return mean(goals(report, objective))
 
 

@@ -247,7 +247,7 @@ class STGCN(nn.Module):
         return logits
 
     def features(self, x_NTVC: Tensor) -> Tensor:
-        """Return what the classifying layer sees, (N, feature_width): the mean over frames, and joints if not each."""
+        """Return the inputs of the classifying layer, (N, feature_width): the mean over frames (and joints)."""
         x_VNTC = self.feature_map(x_NTVC)
         pooled: Tensor = x_VNTC.mean(2).transpose(0, 1).flatten(1) if self.by_joint else x_VNTC.mean((0, 2))
         return pooled
