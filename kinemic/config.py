@@ -211,15 +211,16 @@ RENAMED_SOURCES = {"adapted": "generated"}  # what files of before say, and what
 class SynthesisConfig(Frozen):
     """Where a trial's synthetic clips come from, and how they are sampled, with classifier-free guidance.
 
-    ``none``: there are none. ``generated``: from noise, by the adapted model. ``edited``: mined clips or windows, in
-    part noised and denoised by the adapted model (SDEdit, arXiv 2108.01073). ``mined_clips``, ``mined_windows``: as
-    they are. ``prior``: from noise, by the prior as it is. ``mixed``: mined clips, and clips of ``mixed_with``.
+    ``none``: there are none. ``generated``: from noise, by the adapted model. ``edited``: mined clips, windows or the
+    few shots, in part noised and denoised by the adapted model (SDEdit, arXiv 2108.01073). ``mined_clips``,
+    ``mined_windows``: as they are. ``prior``: from noise, by the prior as it is. ``mixed``: mined clips, and clips of
+    ``mixed_with``.
     """
 
     source: ClipSource = "generated"
     clips_per_class: int = Field(20, ge=0)
     strength: float = Field(0.3, ge=0, le=1)  # of an edit: the share of the sampling steps that it is noised by
-    edited_from: Literal["mined_clips", "mined_windows"] = "mined_clips"
+    edited_from: Literal["mined_clips", "mined_windows", "few_shots"] = "mined_clips"
     mined_share: float = Field(0.5, ge=0, le=1)  # of a mixture's clips
     mixed_with: Literal["generated", "edited", "prior"] = "generated"
     guidance: float = Field(2.5, ge=0)

@@ -74,7 +74,7 @@ def _from_prior(stages: Stages, count: int) -> Synthetic:
 
 
 def _edited(stages: Stages, count: int) -> Synthetic:
-    """Edits of mined clips or windows: of as many as are drawn as they are, then of the same again by other noise.
+    """Edits of mined clips, windows or the few shots: of as many as there are, then of the same again by other noise.
 
     In a mixture those that are drawn last are edited first, as the others are in it already.
     """
@@ -82,8 +82,8 @@ def _edited(stages: Stages, count: int) -> Synthetic:
     order = -1 if synthesis.source == "mixed" else 1
 
     def make() -> Synthetic:
-        drawn = {label: np.resize(clips[::order], count) for label, clips in _drawn(stages)}
-        cut = _windows if synthesis.edited_from == "mined_windows" else _whole
+        draw, cut = _EDITED_FROM[synthesis.edited_from]
+        drawn = {label: np.resize(clips[::order], count) for label, clips in draw(stages)}
         generator = stages.generator
         return edit(
             generator.model.to(stages.device),
@@ -112,15 +112,6 @@ def _mined_windows(stages: Stages, count: int) -> Synthetic:
     return stages.kept_clips(make, "windows", stages.adapted_key, stages.pools_key, count)
 
 
-_MAKERS: dict[ClipSource, Callable[[Stages, int], Synthetic]] = {
-    "generated": _generated,
-    "prior": _from_prior,
-    "edited": _edited,
-    "mined_clips": _mined_clips,
-    "mined_windows": _mined_windows,
-}
-
-
 def _settings(stages: Stages, names: set[str]) -> dict[str, Any]:
     return stages.config.synthesis.model_dump(mode="json", include=names)
 
@@ -131,6 +122,12 @@ def _drawn(stages: Stages) -> Iterator[tuple[int, Indices]]:
     for label in stages.classes:
         rng = numpy_generator(stages.seeds.generation, "mined", label)
         yield label, rng.permutation(stages.pools.pools[label].indices)
+
+
+def _few_shots(stages: Stages) -> Iterator[tuple[int, Indices]]:
+    data = stages.material.data
+    for label in stages.classes:
+        yield label, data.train[data.corpus.labels[data.train] == label]
 
 
 def _as_they_are(stages: Stages, count: int, cut: Callable[[Stages, int, Indices], list[Floats]]) -> Synthetic:
@@ -145,6 +142,10 @@ def _as_they_are(stages: Stages, count: int, cut: Callable[[Stages, int, Indices
 
 def _whole(stages: Stages, label: int, clips: Indices) -> list[Floats]:
     return [np.asarray(stages.material.source.clip(int(i))[: stages.material.max_frames]) for i in clips]
+
+
+def _shots(stages: Stages, label: int, clips: Indices) -> list[Floats]:
+    return [np.asarray(stages.material.data.corpus.clip(int(i))[: stages.material.max_frames]) for i in clips]
 
 
 def _windows(stages: Stages, label: int, clips: Indices) -> list[Floats]:
@@ -194,3 +195,17 @@ def _joined(made: Sequence[Synthetic]) -> Synthetic:
     warnings = dict.fromkeys(line for part in made for line in part.warnings)
     prompts = np.concatenate([np.full(len(p.labels), -1) if p.prompts is None else p.prompts for p in made])
     return Synthetic([features[i] for i in order], labels[order], prompts[order], tuple(warnings))
+
+
+_EDITED_FROM = {
+    "mined_clips": (_drawn, _whole),
+    "mined_windows": (_drawn, _windows),
+    "few_shots": (_few_shots, _shots),
+}
+_MAKERS: dict[ClipSource, Callable[[Stages, int], Synthetic]] = {
+    "generated": _generated,
+    "prior": _from_prior,
+    "edited": _edited,
+    "mined_clips": _mined_clips,
+    "mined_windows": _mined_windows,
+}

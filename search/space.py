@@ -131,7 +131,7 @@ def default_space() -> dict[str, dict[str, Any]]:
         rest: one_of(["generated", "edited", "prior"], mixed),
         "synthesis.mined_share": number("float", 0.1, 0.9, mixed),
         "synthesis.strength": number("float", 0.1, 0.9, edited),
-        "synthesis.edited_from": one_of(["mined_clips", "mined_windows"], edited),
+        "synthesis.edited_from": one_of(["mined_clips", "mined_windows", "few_shots"], edited),
         "synthesis.guidance": number("float", 1.0, 5.0, sampled),
         "synthesis.clips_per_class": number("int", 4, "auto", any_clips, log=True),
     }

@@ -120,6 +120,18 @@ def test_edits_start_from_the_clips_that_mining_draws_and_are_as_long(make: Make
         assert np.abs(b - clip).mean() > 0.01
 
 
+def test_edits_of_the_few_shots_start_from_the_real_clips(material: Material, make: Make) -> None:
+    corpus, train = material.data.corpus, material.data.train
+    of_shots = {"synthesis__edited_from": "few_shots"}
+    changed, same = (make("edited", synthesis__strength=s, **of_shots) for s in (0.6, 0.0))
+    for label in range(3):
+        shots = [np.asarray(corpus.clip(int(i))) for i in train if corpus.labels[i] == label]
+        for k, place in enumerate(np.flatnonzero(same.labels == label)):
+            shot = shots[k % len(shots)][: material.max_frames]
+            np.testing.assert_allclose(same.features[place], shot, atol=1e-4)
+            assert np.abs(changed.features[place] - shot).mean() > 0.01
+
+
 def test_a_pool_that_is_too_small_is_edited_again_with_other_noise(make: Make) -> None:
     made = make("edited", mining__top_k=2)
     assert np.bincount(made.labels).tolist() == [3, 3, 3]
